@@ -1,0 +1,198 @@
+//! The one place where parts meet.
+//!
+//! Knows every module of the core and the shell, and none of the edge: no status codes, no sockets.
+
+pub mod start;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+use crate::auth::{Access, Principal, Role};
+use crate::config::{Config, Environment};
+use crate::hub::{self, Hub};
+use crate::limits::{self, Permits};
+use crate::log::LogId;
+use crate::metrics::Metrics;
+use crate::prompts::Library;
+use crate::relay::route::Routes;
+use crate::relay::{self, Facts, Relay, tail};
+use crate::store::{self, Store, memory};
+
+/// Where the process is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    Serving,
+    /// No new streams; running ones may end.
+    Draining,
+    /// Every viewer is being sent home.
+    Closing,
+}
+
+/// What the edge wants to know, as configured.
+#[derive(Debug, Clone)]
+pub struct Edge {
+    pub head_wait: Duration,
+    pub keep_alive: Duration,
+    pub allowed_origins: Vec<String>,
+    pub trusted_proxies: Vec<std::net::IpAddr>,
+    pub request_bytes: usize,
+    pub replay_window: Duration,
+    pub message_bytes: usize,
+    pub ping: Duration,
+    pub pong: Duration,
+}
+
+/// What can change without a restart.
+pub struct Settings {
+    pub access: Access,
+    pub routes: Routes,
+    pub prompts: Library,
+}
+
+pub struct App {
+    pub relay: Arc<Relay>,
+    pub hub: Arc<Hub>,
+    pub metrics: Arc<Metrics>,
+    pub settings: ArcSwap<Settings>,
+    pub edge: Edge,
+    pub limits: limits::Options,
+    pub running_permits: Permits<String>,
+    pub stream_viewers: Permits<LogId>,
+    pub session_viewers: Permits<(String, String)>,
+    pub user_viewers: Permits<String>,
+    pub tracker: TaskTracker,
+    phase: watch::Sender<Phase>,
+}
+
+impl App {
+    /// Puts everything together. `settings` has been checked.
+    pub fn new(config: &Config, settings: Settings) -> Arc<App> {
+        let (metrics, tracker) = (Arc::new(Metrics::default()), TaskTracker::new());
+        let limits = config.limits(settings.access.open);
+        let ms = Duration::from_millis;
+        let replay_window = Duration::from_secs(config.server.replay_window_s);
+        let store: Arc<dyn Store> = Arc::new(memory::Memory::new(memory::Options {
+            replay_window,
+            total_bytes: config.limits.total_bytes,
+            user_bytes: config.limits.user_bytes,
+        }));
+        let options = relay::Options {
+            tail: tail::Options { tick: ms(config.fanout.tick_ms), keep_alive: ms(config.server.keepalive_ms) },
+            stream_bytes: config.limits.stream_bytes,
+            event_bytes: config.limits.event_bytes,
+        };
+        let relay = Relay::new(store, options.clone(), metrics.clone(), tracker.clone());
+        let hub = Hub::new(
+            relay.clone(),
+            hub::Options { tail: options.tail, history_bytes: config.rooms.history_bytes },
+        );
+        Arc::new(App {
+            relay,
+            hub,
+            metrics,
+            settings: ArcSwap::from_pointee(settings),
+            edge: Edge {
+                head_wait: ms(config.server.head_wait_ms),
+                keep_alive: ms(config.server.keepalive_ms),
+                allowed_origins: config.server.allowed_origins.clone(),
+                trusted_proxies: config.server.trusted_proxies.clone(),
+                request_bytes: config.limits.request_bytes,
+                replay_window,
+                message_bytes: config.rooms.message_bytes,
+                ping: ms(config.rooms.ping_ms),
+                pong: ms(config.rooms.pong_ms),
+            },
+            running_permits: Permits::new(limits.running_streams_per_user),
+            stream_viewers: Permits::new(limits.viewers_per_stream),
+            session_viewers: Permits::new(limits.viewers_per_session),
+            user_viewers: Permits::new(limits.viewers_per_user),
+            limits,
+            tracker,
+            phase: watch::Sender::new(Phase::Serving),
+        })
+    }
+
+    pub fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    /// Resolves once every viewer is to be sent home.
+    pub async fn closing(&self) {
+        let mut phase = self.phase.subscribe();
+        // The sender lives as long as we do: this wait cannot fail.
+        drop(phase.wait_for(|phase| *phase == Phase::Closing).await);
+    }
+
+    /// Refuses new streams, lets running ones end within `patience`, then ends the rest and sends viewers home.
+    pub async fn drain(&self, patience: Duration) {
+        self.phase.send_replace(Phase::Draining);
+        let quiet = async {
+            while self.relay.running_count() > 0 {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        if tokio::time::timeout(patience, quiet).await.is_err() {
+            tracing::warn!(streams = self.relay.running_count(), "the drain deadline ends what still runs");
+            self.relay.interrupt_all();
+        }
+        self.phase.send_replace(Phase::Closing);
+    }
+
+    /// The facts of a stream that this principal may read. Foreign streams are not found, like unknown ones.
+    pub async fn readable(&self, principal: &Principal, id: LogId) -> Result<Facts, store::Error> {
+        let facts = self.relay.facts(id).await?;
+        let own = principal.is(&facts.tenant, &facts.user);
+        let shared = || facts.tenant == principal.tenant && self.role(principal, &facts).is_some();
+        if own || shared() { Ok(facts) } else { Err(store::Error::NotFound) }
+    }
+
+    /// Whether this principal may stop or forget a stream that it may read.
+    pub fn may_end(&self, principal: &Principal, facts: &Facts) -> bool {
+        principal.is(&facts.tenant, &facts.user) || self.role(principal, facts) == Some(Role::Owner)
+    }
+
+    fn role(&self, principal: &Principal, facts: &Facts) -> Option<Role> {
+        self.hub.role(principal, facts.session.as_deref()?)
+    }
+
+    /// Housekeeping, about once a second.
+    pub async fn sweep(&self) {
+        self.relay.sweep();
+        self.hub.sweep().await;
+    }
+}
+
+/// Reads what can be reloaded: credentials, providers and models, prompts.
+pub fn settings(config: &Config, open: bool, environment: &Environment) -> anyhow::Result<Settings> {
+    Ok(Settings {
+        access: config.access(open, environment)?,
+        routes: config.routes(environment)?,
+        prompts: prompts(&config.prompts.path)?,
+    })
+}
+
+/// The shipped prompts, with those of a directory laid over them.
+fn prompts(path: &std::path::Path) -> anyhow::Result<Library> {
+    use anyhow::Context;
+    let mut files = Vec::new();
+    if !path.as_os_str().is_empty() {
+        let entries = std::fs::read_dir(path).with_context(|| format!("prompts.path: cannot read {}", path.display()))?;
+        for entry in entries {
+            let file = entry?.path();
+            if file.extension().is_some_and(|extension| extension == "prompt") {
+                let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+                files.push((file.display().to_string(), text));
+            }
+        }
+    }
+    files.sort();
+    let own = files.iter().map(|(file, text)| crate::prompts::Source { file, text });
+    Library::new(Library::shipped().into_iter().chain(own)).map_err(|errors| {
+        let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!("{}", lines.join("\n"))
+    })
+}

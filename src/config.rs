@@ -1,0 +1,469 @@
+//! File and environment, checked, into what the modules want to be told.
+//!
+//! The only place that reads the environment. Every key may be given as `RELAYSTREAM_SECTION__KEY` too; unknown keys
+//! are errors, named by their path. Secrets may be `env:NAME` or `file:PATH` and never come out again.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::auth::{Access, Digest, Principal, Role, digest_of};
+use crate::limits;
+use crate::provider::Provider;
+use crate::relay::route::{Alias, Endpoint, Retry, Routes, Timeouts};
+
+/// The file, as written. Every field's default is what config.example.toml shows.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub server: Server,
+    pub providers: BTreeMap<String, ProviderConfig>,
+    pub models: BTreeMap<String, ModelConfig>,
+    pub store: StoreConfig,
+    pub limits: LimitsConfig,
+    pub auth: AuthConfig,
+    pub rooms: RoomsConfig,
+    pub fanout: FanoutConfig,
+    pub prompts: PromptsConfig,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Server {
+    pub listen: SocketAddr,
+    pub drain_s: u64,
+    pub head_wait_ms: u64,
+    pub keepalive_ms: u64,
+    pub allowed_origins: Vec<String>,
+    pub trusted_proxies: Vec<std::net::IpAddr>,
+    pub replay_window_s: u64,
+    /// Where bare model names go; empty: the first provider by name whose key is set, else `demo`.
+    pub default_provider: String,
+}
+
+impl Default for Server {
+    fn default() -> Server {
+        Server {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            drain_s: 30,
+            head_wait_ms: 10_000,
+            keepalive_ms: 15_000,
+            allowed_origins: Vec::new(),
+            trusted_proxies: Vec::new(),
+            replay_window_s: 3600,
+            default_provider: String::new(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProviderConfig {
+    pub dialect: String,
+    #[serde(default)]
+    pub base_url: String,
+    #[serde(default)]
+    pub keys: Vec<String>,
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    pub targets: Vec<TargetConfig>,
+    #[serde(default)]
+    pub timeouts: TimeoutsConfig,
+    #[serde(default)]
+    pub retry: RetryConfig,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TargetConfig {
+    pub provider: String,
+    pub model: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TimeoutsConfig {
+    pub connect_ms: u64,
+    pub first_token_ms: u64,
+    pub between_tokens_ms: u64,
+    pub total_ms: u64,
+}
+
+impl Default for TimeoutsConfig {
+    fn default() -> TimeoutsConfig {
+        TimeoutsConfig { connect_ms: 5_000, first_token_ms: 120_000, between_tokens_ms: 60_000, total_ms: 0 }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RetryConfig {
+    pub attempts: u32,
+    pub base_ms: u64,
+    pub max_ms: u64,
+}
+
+impl Default for RetryConfig {
+    fn default() -> RetryConfig {
+        RetryConfig { attempts: 3, base_ms: 250, max_ms: 8_000 }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreConfig {
+    pub engine: Engine,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    Memory,
+}
+
+impl Default for StoreConfig {
+    fn default() -> StoreConfig {
+        StoreConfig { engine: Engine::Memory }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsConfig {
+    /// Absent: 120 with credentials, off with open access. So are the next two, with 20 and 1,000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests_per_minute: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub running_streams_per_user: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub viewers_per_user: Option<u64>,
+    pub viewers_per_stream: u64,
+    pub viewers_per_session: u64,
+    pub request_bytes: usize,
+    pub event_bytes: usize,
+    pub stream_bytes: u64,
+    pub user_bytes: u64,
+    pub total_bytes: u64,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> LimitsConfig {
+        LimitsConfig {
+            requests_per_minute: None,
+            running_streams_per_user: None,
+            viewers_per_user: None,
+            viewers_per_stream: 10_000,
+            viewers_per_session: 10_000,
+            request_bytes: 16 * 1024 * 1024,
+            event_bytes: 4 * 1024 * 1024,
+            stream_bytes: 32 * 1024 * 1024,
+            user_bytes: 128 * 1024 * 1024,
+            total_bytes: 512 * 1024 * 1024,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuthConfig {
+    /// Let everyone in even where others than this machine can connect.
+    pub open: bool,
+    pub keys: Vec<KeyConfig>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyConfig {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    pub user: String,
+    #[serde(default = "default_tenant")]
+    pub tenant: String,
+    #[serde(default = "default_role")]
+    pub role: Role,
+    #[serde(default)]
+    pub sessions: Vec<String>,
+}
+
+fn default_tenant() -> String {
+    "default".into()
+}
+
+fn default_role() -> Role {
+    Role::Owner
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RoomsConfig {
+    pub message_bytes: usize,
+    pub ping_ms: u64,
+    pub pong_ms: u64,
+    pub history_bytes: usize,
+}
+
+impl Default for RoomsConfig {
+    fn default() -> RoomsConfig {
+        RoomsConfig { message_bytes: 64 * 1024, ping_ms: 25_000, pong_ms: 8_000, history_bytes: 1024 * 1024 }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FanoutConfig {
+    pub tick_ms: u64,
+}
+
+impl Default for FanoutConfig {
+    fn default() -> FanoutConfig {
+        FanoutConfig { tick_ms: 40 }
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PromptsConfig {
+    /// A directory of `*.prompt` files that add to the shipped ones or override them; empty: none.
+    pub path: PathBuf,
+}
+
+/// The environment, as pairs, so that tests can pass their own.
+pub type Environment = BTreeMap<String, String>;
+
+/// The process's environment.
+pub fn environment() -> Environment {
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    std::env::vars().collect()
+}
+
+impl Config {
+    /// Reads the file, if one is named, and lays the environment over it.
+    pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Config> {
+        let mut table = match file {
+            None => toml::Table::new(),
+            Some(path) => {
+                let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+                text.parse::<toml::Table>().with_context(|| format!("{} is not TOML", path.display()))?
+            }
+        };
+        overlay(&mut table, environment)?;
+        let config: Config = serde_path_to_error::deserialize(table).map_err(|error| {
+            let path = error.path().to_string();
+            let inner = error.into_inner();
+            let message = inner.message().to_owned();
+            if path == "." { anyhow::anyhow!("{message}") } else { anyhow::anyhow!("{path}: {message}") }
+        })?;
+        Ok(config)
+    }
+
+    /// Who may come in. `open`: asked for on the command line.
+    pub fn access(&self, open: bool, environment: &Environment) -> Result<Access> {
+        let mut keys = BTreeMap::new();
+        for (at, key) in self.auth.keys.iter().enumerate() {
+            let digest = key_digest(key, environment).with_context(|| format!("auth.keys[{at}]"))?;
+            let principal = Principal {
+                tenant: key.tenant.clone(),
+                user: key.user.clone(),
+                role: key.role,
+                sessions: key.sessions.clone(),
+                open: false,
+            };
+            keys.insert(digest, principal);
+        }
+        let open = open || self.auth.open || (keys.is_empty() && self.server.listen.ip().is_loopback());
+        if !open && keys.is_empty() {
+            bail!(
+                "server.listen: {} can be reached by others and no credentials are configured; add auth.keys, or let \
+                 everyone in with --open",
+                self.server.listen
+            );
+        }
+        Ok(Access { open: open && keys.is_empty(), keys })
+    }
+
+    /// Providers and models: those of the file, and each provider whose key is in the environment.
+    pub fn routes(&self, environment: &Environment) -> Result<Routes> {
+        let mut endpoints = BTreeMap::new();
+        for (name, provider) in &self.providers {
+            let endpoint = endpoint(name, provider, environment).with_context(|| format!("providers.{name}"))?;
+            endpoints.insert(name.clone(), endpoint);
+        }
+        let from_environment = |key: &str| environment.get(key).filter(|value| !value.is_empty());
+        if let Some(key) = from_environment("OPENAI_API_KEY")
+            && !endpoints.contains_key("openai")
+        {
+            let base = from_environment("OPENAI_BASE_URL").map_or("https://api.openai.com/v1", String::as_str);
+            let endpoint = Endpoint {
+                name: "openai".into(),
+                dialect: Provider::OpenAiChat,
+                base_url: base_url(base).context("OPENAI_BASE_URL")?,
+                keys: vec![key.clone()],
+                headers: Vec::new(),
+            };
+            endpoints.insert("openai".into(), endpoint);
+        }
+        let keyed = endpoints.values().find(|endpoint| endpoint.dialect != Provider::Demo);
+        let default = match (self.server.default_provider.as_str(), keyed) {
+            ("", Some(endpoint)) => endpoint.name.clone(),
+            ("", None) => "demo".into(),
+            (name, _) => name.to_owned(),
+        };
+        endpoints.entry("demo".into()).or_insert_with(|| Endpoint {
+            name: "demo".into(),
+            dialect: Provider::Demo,
+            base_url: String::new(),
+            keys: Vec::new(),
+            headers: Vec::new(),
+        });
+        if !endpoints.contains_key(&default) {
+            bail!("server.default_provider: there is no provider \"{default}\"");
+        }
+        let mut aliases = BTreeMap::new();
+        for (name, model) in &self.models {
+            aliases.insert(name.clone(), alias(model, &endpoints).with_context(|| format!("models.{name}"))?);
+        }
+        let (timeouts, retry) = (TimeoutsConfig::default().into(), RetryConfig::default().into());
+        Ok(Routes { endpoints, aliases, default, timeouts, retry })
+    }
+
+    /// Limits by heads; those by user are off under open access unless they are set.
+    pub fn limits(&self, open: bool) -> limits::Options {
+        let limits = &self.limits;
+        let unless_open = |set: Option<u64>, default| set.unwrap_or(if open { 0 } else { default });
+        limits::Options {
+            requests_per_minute: limits.requests_per_minute.unwrap_or(if open { 0 } else { 120 }),
+            running_streams_per_user: unless_open(limits.running_streams_per_user, 20),
+            viewers_per_user: unless_open(limits.viewers_per_user, 1_000),
+            viewers_per_stream: limits.viewers_per_stream,
+            viewers_per_session: limits.viewers_per_session,
+        }
+    }
+}
+
+impl From<TimeoutsConfig> for Timeouts {
+    fn from(config: TimeoutsConfig) -> Timeouts {
+        Timeouts {
+            connect: Duration::from_millis(config.connect_ms),
+            first_token: Duration::from_millis(config.first_token_ms),
+            between_tokens: Duration::from_millis(config.between_tokens_ms),
+            total: Duration::from_millis(config.total_ms),
+        }
+    }
+}
+
+impl From<RetryConfig> for Retry {
+    fn from(config: RetryConfig) -> Retry {
+        Retry {
+            attempts: config.attempts,
+            base: Duration::from_millis(config.base_ms),
+            max: Duration::from_millis(config.max_ms),
+        }
+    }
+}
+
+/// Lays `RELAYSTREAM_SECTION__KEY` (deeper with more `__`) and `RELAYSTREAM_LISTEN` over the file.
+fn overlay(table: &mut toml::Table, environment: &Environment) -> Result<()> {
+    for (name, text) in environment {
+        let Some(path) = name.strip_prefix("RELAYSTREAM_") else { continue };
+        let path = match path {
+            "LISTEN" => "SERVER__LISTEN".to_owned(),
+            path if path.contains("__") => path.to_owned(),
+            _ => continue,
+        };
+        let keys: Vec<String> = path.split("__").map(str::to_ascii_lowercase).collect();
+        let Some((last, sections)) = keys.split_last() else { continue };
+        let mut at = &mut *table;
+        for section in sections {
+            let next = at.entry(section.clone()).or_insert_with(|| toml::Table::new().into());
+            at = next.as_table_mut().with_context(|| format!("{name}: {section} is not a section"))?;
+        }
+        at.insert(last.clone(), literal(text));
+    }
+    Ok(())
+}
+
+/// A TOML value where the text is one, else the text.
+fn literal(text: &str) -> toml::Value {
+    let parsed = format!("value = {text}").parse::<toml::Table>().ok();
+    parsed.and_then(|mut table| table.remove("value")).unwrap_or_else(|| text.into())
+}
+
+fn key_digest(key: &KeyConfig, environment: &Environment) -> Result<Digest> {
+    match (&key.key, &key.sha256) {
+        (Some(key), None) => Ok(digest_of(&secret(key, environment)?)),
+        (None, Some(hex)) => {
+            let digits = hex.as_bytes().chunks_exact(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair)?, 16).map_err(anyhow::Error::from));
+            let bytes = digits.collect::<Result<Vec<u8>>>().context("sha256 is not hexadecimal")?;
+            bytes.try_into().map_err(|_| anyhow::anyhow!("sha256 is not 64 hexadecimal digits"))
+        }
+        _ => bail!("give either key or sha256"),
+    }
+}
+
+fn endpoint(name: &str, config: &ProviderConfig, environment: &Environment) -> Result<Endpoint> {
+    let Some(dialect) = Provider::parse(&config.dialect) else {
+        let known: Vec<_> = Provider::ALL.iter().map(|provider| provider.name()).collect();
+        bail!("dialect: \"{}\" is not one of {}", config.dialect, known.join(", "));
+    };
+    let base_url = match dialect {
+        Provider::Demo => String::new(),
+        Provider::OpenAiChat => base_url(&config.base_url).context("base_url")?,
+    };
+    let keys = config.keys.iter().map(|key| secret(key, environment)).collect::<Result<_>>().context("keys")?;
+    let headers = config
+        .headers
+        .iter()
+        .map(|(name, value)| Ok((name.clone(), secret(value, environment)?)))
+        .collect::<Result<_>>()
+        .context("headers")?;
+    Ok(Endpoint { name: name.to_owned(), dialect, base_url, keys, headers })
+}
+
+fn alias(config: &ModelConfig, endpoints: &BTreeMap<String, Endpoint>) -> Result<Alias> {
+    if config.targets.is_empty() {
+        bail!("targets: at least one is needed");
+    }
+    for (at, target) in config.targets.iter().enumerate() {
+        if !endpoints.contains_key(&target.provider) {
+            bail!("targets[{at}].provider: there is no provider \"{}\"", target.provider);
+        }
+    }
+    if config.retry.attempts == 0 {
+        bail!("retry.attempts: at least 1, the first request counts");
+    }
+    let targets = config.targets.iter().map(|target| (target.provider.clone(), target.model.clone())).collect();
+    Ok(Alias { targets, timeouts: config.timeouts.into(), retry: config.retry.into() })
+}
+
+fn base_url(text: &str) -> Result<String> {
+    let text = text.trim_end_matches('/');
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    match rest {
+        Some(rest) if !rest.is_empty() && !rest.starts_with('/') => Ok(text.to_owned()),
+        _ => bail!("expected an http:// or https:// URL"),
+    }
+}
+
+/// A secret as written, or from where `env:NAME` or `file:PATH` points.
+fn secret(text: &str, environment: &Environment) -> Result<String> {
+    if let Some(name) = text.strip_prefix("env:") {
+        let value = environment.get(name).filter(|value| !value.is_empty());
+        return value.cloned().with_context(|| format!("the environment has no {name}"));
+    }
+    if let Some(path) = text.strip_prefix("file:") {
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+        return Ok(text.trim_end_matches(['\r', '\n']).to_owned());
+    }
+    Ok(text.to_owned())
+}

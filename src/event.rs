@@ -1,0 +1,237 @@
+//! The canonical event: one thing that happened in a stream, whatever dialect said it.
+//!
+//! Providers decode into it, surfaces encode from it, the log keeps it. An event's JSON data is what the
+//! native surface prints, so the log's payload and the wire are the same bytes. No clock, no I/O.
+
+use serde::{Deserialize, Serialize};
+
+/// Where a stream is in its life. Everything but `Running` is final.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    Running,
+    Completed,
+    Failed,
+    Cancelled,
+    Interrupted,
+}
+
+impl Status {
+    pub const ALL: [Status; 5] =
+        [Status::Running, Status::Completed, Status::Failed, Status::Cancelled, Status::Interrupted];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Running => "running",
+            Status::Completed => "completed",
+            Status::Failed => "failed",
+            Status::Cancelled => "cancelled",
+            Status::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// The first event of every log: which stream this is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Start {
+    pub stream: String,
+    pub session: Option<String>,
+    pub model: String,
+    /// The name of the first target's provider, as configured.
+    pub provider: String,
+    /// Seconds since the Unix epoch.
+    pub created_at: u64,
+}
+
+/// A piece of a tool call. `arguments` is a fragment of JSON text; `index` says which call it belongs to.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Tool {
+    pub index: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arguments: Option<String>,
+}
+
+/// Tokens, as the provider counted them. The last one seen wins; they are never added up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    pub input_tokens: u64,
+    pub output_tokens: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cached_tokens: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_tokens: Option<u64>,
+}
+
+/// A visible seam: `retried`, `fallback`, `continued`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Notice {
+    pub code: String,
+    pub message: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+}
+
+/// Why a stream did not complete. `code` is one of the documented error codes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    pub code: String,
+    pub message: String,
+}
+
+/// The ending: always the last event of a log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Done {
+    pub status: Status,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finish_reason: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Failure>,
+    /// Who stopped it, for `cancelled`: a user, `policy` or `backend`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+impl Done {
+    pub fn ended(status: Status) -> Done {
+        Done { status, finish_reason: None, usage: None, error: None, by: None }
+    }
+
+    pub fn failed(code: &str, message: impl Into<String>) -> Done {
+        Done { error: Some(Failure { code: code.into(), message: message.into() }), ..Done::ended(Status::Failed) }
+    }
+
+    pub fn cancelled(by: impl Into<String>) -> Done {
+        Done { by: Some(by.into()), ..Done::ended(Status::Cancelled) }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    Start(Start),
+    Token(String),
+    Reasoning(String),
+    Tool(Tool),
+    Usage(Usage),
+    Notice(Notice),
+    Done(Done),
+}
+
+/// The type of an event, one byte in the log. Values are stored: never reuse one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Kind {
+    Start = 1,
+    Token = 2,
+    Reasoning = 3,
+    Tool = 4,
+    Usage = 5,
+    Notice = 6,
+    Done = 7,
+}
+
+impl Kind {
+    pub fn from_u8(byte: u8) -> Option<Kind> {
+        Some(match byte {
+            1 => Kind::Start,
+            2 => Kind::Token,
+            3 => Kind::Reasoning,
+            4 => Kind::Tool,
+            5 => Kind::Usage,
+            6 => Kind::Notice,
+            7 => Kind::Done,
+            _ => return None,
+        })
+    }
+
+    /// The event's name on every transport: SSE `event:`, poll `type`, WebSocket `type`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Start => "start",
+            Kind::Token => "token",
+            Kind::Reasoning => "reasoning",
+            Kind::Tool => "tool",
+            Kind::Usage => "usage",
+            Kind::Notice => "notice",
+            Kind::Done => "done",
+        }
+    }
+}
+
+/// The data of `token` and `reasoning`.
+#[derive(Serialize, Deserialize)]
+struct Text<T> {
+    text: T,
+}
+
+impl Event {
+    pub fn kind(&self) -> Kind {
+        match self {
+            Event::Start(_) => Kind::Start,
+            Event::Token(_) => Kind::Token,
+            Event::Reasoning(_) => Kind::Reasoning,
+            Event::Tool(_) => Kind::Tool,
+            Event::Usage(_) => Kind::Usage,
+            Event::Notice(_) => Kind::Notice,
+            Event::Done(_) => Kind::Done,
+        }
+    }
+
+    /// The event's data: one line of JSON.
+    pub fn data(&self) -> Vec<u8> {
+        match self {
+            Event::Start(start) => json(start),
+            Event::Token(text) | Event::Reasoning(text) => json(&Text { text }),
+            Event::Tool(tool) => json(tool),
+            Event::Usage(usage) => json(usage),
+            Event::Notice(notice) => json(notice),
+            Event::Done(done) => json(done),
+        }
+    }
+
+    /// The inverse of [`Event::data`].
+    pub fn parse(kind: Kind, data: &[u8]) -> Result<Event, serde_json::Error> {
+        Ok(match kind {
+            Kind::Start => Event::Start(serde_json::from_slice(data)?),
+            Kind::Token => Event::Token(serde_json::from_slice::<Text<String>>(data)?.text),
+            Kind::Reasoning => Event::Reasoning(serde_json::from_slice::<Text<String>>(data)?.text),
+            Kind::Tool => Event::Tool(serde_json::from_slice(data)?),
+            Kind::Usage => Event::Usage(serde_json::from_slice(data)?),
+            Kind::Notice => Event::Notice(serde_json::from_slice(data)?),
+            Kind::Done => Event::Done(serde_json::from_slice(data)?),
+        })
+    }
+}
+
+fn json<T: Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).expect("an event has only string keys")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_round_trips_and_is_one_line() {
+        let events = [
+            Event::Token("a\nb \u{1F980} \"q\" \r".into()),
+            Event::Reasoning(String::new()),
+            Event::Tool(Tool { index: 1, id: Some("c".into()), name: None, arguments: Some("{\"".into()) }),
+            Event::Usage(Usage { input_tokens: 1, output_tokens: 2, ..Usage::default() }),
+            Event::Done(Done::failed("too_large", "x")),
+            Event::Done(Done::cancelled("policy")),
+        ];
+        for event in events {
+            let data = event.data();
+            assert!(!data.contains(&b'\n') && !data.contains(&b'\r'));
+            assert_eq!(Event::parse(event.kind(), &data).expect("parses"), event);
+        }
+    }
+}

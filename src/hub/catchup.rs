@@ -1,0 +1,193 @@
+//! What a viewer of a session has missed, from the logs, up to a moment of the mirror.
+//!
+//! Private to the viewer and made as it is read: a part of a stream at a time, so that coming late costs the
+//! server no more than one slice of memory.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::json;
+
+use super::mirror::{Snapshot, encode};
+use crate::event::Status;
+use crate::log::transcript::Transcript;
+use crate::log::{Bad, EventId, LogId, Position};
+use crate::relay::Relay;
+use crate::relay::tail::{End, Tail};
+use crate::room::Vector;
+use crate::room::message::{self, Summary};
+use crate::store::Error;
+use crate::surface::native;
+
+/// Records encoded at a time.
+const SLICE_RECORDS: usize = 2_000;
+
+/// One stream's missing part.
+struct Part {
+    n: u32,
+    tail: Arc<Tail>,
+    from: Position,
+    upto: Position,
+}
+
+/// A viewer's way from where it stood to a moment of the mirror.
+pub struct CatchUp {
+    room: LogId,
+    vector: Vector,
+    target: Vector,
+    resets: Vec<(Option<String>, Bad)>,
+    parts: VecDeque<Part>,
+}
+
+impl CatchUp {
+    /// `after`: the id that the viewer holds, if any. A fresh viewer gets everything that is kept.
+    pub async fn new(relay: &Relay, room: LogId, after: Option<&str>, moment: &Snapshot) -> Result<CatchUp, Error> {
+        let (mut vector, mut resets) = (Vector::default(), Vec::new());
+        match after.map(Vector::parse) {
+            None => {}
+            Some(Err(_)) => resets.push((None, Bad::Unknown)),
+            Some(Ok((log, _))) if log != room => resets.push((None, Bad::Foreign)),
+            Some(Ok((_, held))) => match relay.store.check(room, held.room).await? {
+                Ok(()) => vector = held,
+                Err(bad) => resets.push((None, bad)),
+            },
+        }
+        if vector.streams.keys().any(|n| !moment.room.streams.contains_key(n)) {
+            resets.push((None, Bad::Expired));
+        }
+        let mut parts = VecDeque::new();
+        for (n, entry) in &moment.room.streams {
+            let Some(mut from) = moment.room.resume(&vector, *n) else { continue };
+            let tail = match moment.tails.get(n) {
+                Some(tail) => tail.clone(),
+                None => match relay.tail(entry.stream).await {
+                    Ok(tail) => tail,
+                    Err(Error::NotFound) => {
+                        if from != Position::START {
+                            resets.push((Some(entry.stream.to_string()), Bad::Expired));
+                        }
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                },
+            };
+            if let Err(bad) = tail.check(EventId { log: entry.stream, position: from }) {
+                resets.push((Some(entry.stream.to_string()), bad));
+                from = Position::START;
+            }
+            let upto = moment.vector.streams.get(n).copied().unwrap_or_else(|| tail.head());
+            vector.streams.insert(*n, from);
+            if from < upto {
+                parts.push_back(Part { n: *n, tail, from, upto });
+            }
+        }
+        Ok(CatchUp { room, vector, target: moment.vector.clone(), resets, parts })
+    }
+
+    fn of(parts: VecDeque<Part>, room: LogId, moment: &Snapshot) -> CatchUp {
+        let target = moment.vector.clone();
+        CatchUp { room, vector: target.clone(), target, resets: Vec::new(), parts }
+    }
+
+    pub fn resets(&self) -> &[(Option<String>, Bad)] {
+        &self.resets
+    }
+
+    /// What must be said before anything else.
+    pub fn preface(&self) -> Option<Bytes> {
+        let mut out = Vec::new();
+        for (stream, bad) in &self.resets {
+            let mut data = json!({"reason": bad.as_str()});
+            if let Some(stream) = stream {
+                data["stream"] = stream.as_str().into();
+            }
+            out.extend(native::aside("reset", None, &data));
+        }
+        (!out.is_empty()).then(|| out.into())
+    }
+
+    /// The next slice of events; None when the viewer has arrived at the moment.
+    pub fn next_slice(&mut self) -> Option<Bytes> {
+        let part = self.parts.front_mut()?;
+        let records = part.tail.with_records(|all| {
+            let missing = &all[part.from.seq as usize..part.upto.seq as usize];
+            missing[..missing.len().min(SLICE_RECORDS)].to_vec()
+        });
+        part.from = records.last().map_or(part.upto, |record| record.position);
+        // The id must not name the room's present before all older streams are told.
+        let bytes = encode(self.room, &mut self.vector, part.n, part.tail.log, &records);
+        if part.from >= part.upto {
+            self.parts.pop_front();
+        }
+        if self.parts.is_empty() {
+            self.vector = self.target.clone();
+        }
+        Some(bytes.into())
+    }
+
+    /// The same as WebSocket messages, all tokens of a part merged.
+    pub fn next_frames(&mut self) -> Option<Vec<String>> {
+        let part = self.parts.pop_front()?;
+        let records = part.tail.with_records(|all| all[part.from.seq as usize..part.upto.seq as usize].to_vec());
+        Some(message::frames(part.tail.log, &records))
+    }
+}
+
+/// A WebSocket viewer comes in: every stream's text so far, but for those whose position it holds, which go on from
+/// there.
+pub struct Arrival {
+    pub streams: Vec<Summary>,
+    pub resets: Vec<(String, Bad)>,
+    pub missed: CatchUp,
+}
+
+impl Arrival {
+    /// `after` maps a stream's id to the event id that the viewer holds.
+    pub async fn new(
+        relay: &Relay,
+        room: LogId,
+        after: &std::collections::BTreeMap<String, String>,
+        moment: &Snapshot,
+    ) -> Result<Arrival, Error> {
+        let everything = CatchUp::new(relay, room, None, moment).await?;
+        let (mut streams, mut resets, mut parts) = (Vec::new(), Vec::new(), VecDeque::new());
+        for part in everything.parts {
+            let stream = part.tail.log;
+            let held = after.get(&stream.to_string()).map(|id| held(&part.tail, id));
+            let mut text = None;
+            match held {
+                Some(Ok(position)) => {
+                    if position < part.upto {
+                        parts.push_back(Part { from: position, tail: part.tail.clone(), ..part });
+                    }
+                }
+                other => {
+                    if let Some(Err(bad)) = other {
+                        resets.push((stream.to_string(), bad));
+                    }
+                    let all = part.tail.with_records(|all| Transcript::of(&all[..part.upto.seq as usize]));
+                    text = Some(all.text);
+                }
+            }
+            let status = match part.tail.end() {
+                Some(End::Ended(status)) if part.tail.head() == part.upto => status,
+                _ => Status::Running,
+            };
+            streams.push(Summary { stream, position: part.upto, status, text });
+        }
+        for (log, id) in after {
+            let known = streams.iter().any(|summary| summary.stream.to_string() == *log);
+            if !known && log.parse::<LogId>().is_ok() && id.parse::<EventId>().is_ok() {
+                resets.push((log.clone(), Bad::Expired));
+            }
+        }
+        Ok(Arrival { streams, resets, missed: CatchUp::of(parts, room, moment) })
+    }
+}
+
+fn held(tail: &Tail, id: &str) -> Result<Position, Bad> {
+    let id: EventId = id.parse().map_err(|_| Bad::Unknown)?;
+    tail.check(id)?;
+    Ok(id.position)
+}

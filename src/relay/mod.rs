@@ -1,0 +1,218 @@
+//! What asks a provider and appends what comes back, and how its logs are read.
+//!
+//! A stream is registered in the store before its provider is called, so that an early reconnect finds it. From
+//! then on it belongs to nobody's connection: it ends by its provider, by cancel, by failure or by policy.
+
+pub mod follow;
+mod pump;
+pub mod rendition;
+pub mod route;
+pub mod running;
+pub mod tail;
+pub mod upstream;
+pub mod viewer;
+pub mod watch;
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use tokio_util::task::TaskTracker;
+
+use crate::chat::Request;
+use crate::event::{Event, Start};
+use crate::log::{Batch, Draft, Framing, LogId, Position};
+use crate::metrics::{Metrics, Sampler};
+use crate::store::{self, Meta, Store};
+use crate::surface::Format;
+use route::Route;
+use running::{OnDisconnect, Running, Stop};
+use tail::Tail;
+use viewer::Viewer;
+
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub tail: tail::Options,
+    /// A stream that grows beyond this many bytes ends `failed too_large`. Zero: no limit.
+    pub stream_bytes: u64,
+    /// The largest frame accepted from a provider, in bytes.
+    pub event_bytes: usize,
+}
+
+/// What is kept about a stream beside its events.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Facts {
+    pub tenant: String,
+    pub user: String,
+    pub session: Option<String>,
+    pub model: String,
+    #[serde(default)]
+    pub metadata: Map<String, Value>,
+}
+
+/// A stream to be.
+pub struct Spec {
+    pub request: Request,
+    pub route: Route,
+    pub on_disconnect: OnDisconnect,
+    pub facts: Facts,
+}
+
+/// A stream that exists and can be read, and whose provider has not been called yet.
+pub struct Created {
+    pub id: LogId,
+    pub running: Arc<Running>,
+    job: pump::Job,
+}
+
+pub struct Relay {
+    pub store: Arc<dyn Store>,
+    pub metrics: Arc<Metrics>,
+    pub tracker: TaskTracker,
+    options: Options,
+    upstreams: upstream::Upstreams,
+    running: Mutex<HashMap<LogId, Arc<Running>>>,
+    tails: Mutex<HashMap<LogId, Weak<Tail>>>,
+    sampler: Arc<Sampler>,
+}
+
+impl Relay {
+    pub fn new(store: Arc<dyn Store>, options: Options, metrics: Arc<Metrics>, tracker: TaskTracker) -> Arc<Relay> {
+        Arc::new(Relay {
+            store,
+            metrics,
+            tracker,
+            options,
+            upstreams: upstream::Upstreams::default(),
+            running: Mutex::default(),
+            tails: Mutex::default(),
+            sampler: Arc::default(),
+        })
+    }
+
+    /// Registers a stream: from here on it can be found and read.
+    pub async fn create(self: &Arc<Self>, spec: Spec) -> Result<Created, store::Error> {
+        let id = LogId(ulid::Ulid::generate().0);
+        let facts = Bytes::from(serde_json::to_vec(&spec.facts).expect("facts have string keys"));
+        let owner = format!("{}/{}", spec.facts.tenant, spec.facts.user);
+        self.store.create(id, Meta { owner, data: facts, trim_bytes: None }).await?;
+        let at_ms = now_ms();
+        let start = Event::Start(Start {
+            stream: id.to_string(),
+            session: spec.facts.session,
+            model: spec.facts.model,
+            provider: spec.route.targets.first().map(|target| target.endpoint.name.clone()).unwrap_or_default(),
+            created_at: at_ms / 1000,
+        });
+        let draft = Draft { kind: start.kind() as u8, at_ms, payload: start.data().into(), framing: Framing::Own };
+        let batch = Batch { expected: Position::START, epoch: 0, drafts: vec![draft], seal: false };
+        let head = match self.store.append(id, batch).await {
+            Ok(head) => head,
+            Err(error) => {
+                self.store.remove(id).await?;
+                return Err(error);
+            }
+        };
+        let running = Running::new(id, spec.on_disconnect);
+        lock(&self.running).insert(id, running.clone());
+        self.metrics.streams_running.inc();
+        let job = pump::Job::new(running.clone(), spec.request, spec.route, head);
+        Ok(Created { id, running, job })
+    }
+
+    /// Calls the provider. `permit` is held until the stream has ended.
+    pub fn launch(self: &Arc<Self>, created: Created, permit: impl Any + Send) {
+        let relay = self.clone();
+        self.tracker.spawn(async move {
+            let running = created.running;
+            created.job.run(&relay).await;
+            lock(&relay.running).remove(&running.id);
+            relay.metrics.streams_running.dec();
+            running.finished.cancel();
+            drop(permit);
+        });
+    }
+
+    /// Forgets a stream whose provider was never called.
+    pub async fn discard(&self, created: Created) -> Result<(), store::Error> {
+        lock(&self.running).remove(&created.id);
+        self.metrics.streams_running.dec();
+        created.running.finished.cancel();
+        self.store.remove(created.id).await
+    }
+
+    pub fn running(&self, id: LogId) -> Option<Arc<Running>> {
+        lock(&self.running).get(&id).cloned()
+    }
+
+    pub fn running_count(&self) -> usize {
+        lock(&self.running).len()
+    }
+
+    /// Ends every running stream, since this node goes away.
+    pub fn interrupt_all(&self) {
+        for running in lock(&self.running).values() {
+            running.stop(Stop::Interrupted);
+        }
+    }
+
+    pub async fn facts(&self, id: LogId) -> Result<Facts, store::Error> {
+        let meta = self.store.meta(id).await?;
+        serde_json::from_slice(&meta.data).map_err(|_| store::Error::NotFound)
+    }
+
+    /// This node's view of the log, shared by all its viewers.
+    pub async fn tail(&self, id: LogId) -> Result<Arc<Tail>, store::Error> {
+        let known = || lock(&self.tails).get(&id).and_then(Weak::upgrade);
+        if let Some(tail) = known() {
+            return Ok(tail);
+        }
+        let opened = Tail::open(&self.store, id, &self.options.tail, &self.tracker).await?;
+        let mut tails = lock(&self.tails);
+        if let Some(tail) = tails.get(&id).and_then(Weak::upgrade) {
+            return Ok(tail);
+        }
+        tails.insert(id, Arc::downgrade(&opened));
+        Ok(opened)
+    }
+
+    /// A viewer right after `position`, which must have been checked.
+    pub fn view(&self, tail: Arc<Tail>, format: Format, position: Position) -> Viewer {
+        let attendance = self.running(tail.log).map(|running| running.attend());
+        Viewer::new(tail, format, position, attendance, self.metrics.clone(), self.sampler.clone())
+    }
+
+    /// How many look at the log on this node.
+    pub fn viewers(&self, id: LogId) -> usize {
+        lock(&self.tails).get(&id).and_then(Weak::upgrade).map_or(0, |tail| tail.watchers.count())
+    }
+
+    /// Forgets the stream, stopping it first if it runs.
+    pub async fn forget(&self, id: LogId, by: String) -> Result<(), store::Error> {
+        if let Some(running) = self.running(id) {
+            running.stop(Stop::Cancelled(by));
+        }
+        self.store.remove(id).await
+    }
+
+    /// Housekeeping, about once a second.
+    pub fn sweep(&self) {
+        self.store.sweep();
+        self.metrics.bytes_held.set(i64::try_from(self.store.held()).unwrap_or(i64::MAX));
+        lock(&self.tails).retain(|_, tail| tail.strong_count() > 0);
+    }
+}
+
+/// Now, in milliseconds since the Unix epoch.
+pub fn now_ms() -> u64 {
+    #[expect(clippy::disallowed_methods, reason = "the shell's one look at the wall clock")]
+    let now = std::time::SystemTime::now();
+    now.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

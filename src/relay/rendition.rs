@@ -1,0 +1,153 @@
+//! A log encoded for one format, once, shared by every viewer of it.
+//!
+//! Append-only bytes in a few chunks. A viewer's place is a byte offset; live viewers are handed slices of the
+//! same allocation. Small chunks are merged as they age, so that a finished stream replays in large pieces.
+
+use bytes::Bytes;
+
+use crate::log::{Framing, LogId, Position, Record};
+use crate::surface::{Encoder, Format};
+
+/// The largest piece given to a viewer at once: a late one gets a whole answer in a few of these.
+const SLICE: usize = 512 * 1024;
+
+#[derive(Debug)]
+pub struct Rendition {
+    pub format: Format,
+    log: LogId,
+    encoder: Encoder,
+    chunks: Vec<Chunk>,
+    len: u64,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    start: u64,
+    bytes: Bytes,
+    marks: Vec<Mark>,
+}
+
+/// After the event `seq` the chunk has been read up to `end`.
+#[derive(Debug, Clone, Copy)]
+struct Mark {
+    seq: u64,
+    end: usize,
+}
+
+/// Where a position lies in the rendition.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Read on from this offset.
+    At(u64),
+    /// Inside a provider's frame, which ends with event `upto`: what is left of it must be encoded apart, and the
+    /// shared bytes go on at `then`.
+    Inside { upto: u64, then: u64 },
+}
+
+impl Rendition {
+    pub fn new(format: Format, log: LogId) -> Rendition {
+        Rendition { format, log, encoder: format.surface.encoder(format, log), chunks: Vec::new(), len: 0 }
+    }
+
+    /// Encodes the log's next records.
+    pub fn push(&mut self, records: &[Record]) {
+        let mut out = Vec::with_capacity(records.len() * 128);
+        let mut marks = Vec::with_capacity(records.len());
+        for record in records {
+            self.encoder.encode(record, &mut out);
+            // A part of a frame has no place of its own: its bytes come with the frame's last event.
+            if record.draft.framing != Framing::Part {
+                marks.push(Mark { seq: record.position.seq, end: out.len() });
+            }
+        }
+        for (bytes, marks) in pieces(out, marks) {
+            let start = self.len;
+            self.len += bytes.len() as u64;
+            self.chunks.push(Chunk { start, bytes, marks });
+            self.merge();
+        }
+    }
+
+    /// Merges like sizes, so that every byte is copied a logarithmic number of times.
+    fn merge(&mut self) {
+        while let [.., a, b] = self.chunks.as_slice() {
+            if a.bytes.len() > b.bytes.len() || a.bytes.len() + b.bytes.len() > SLICE {
+                return;
+            }
+            let shift = a.bytes.len();
+            let bytes = Bytes::from([a.bytes.as_ref(), b.bytes.as_ref()].concat());
+            let later = b.marks.iter().map(|mark| Mark { seq: mark.seq, end: mark.end + shift });
+            let marks = a.marks.iter().copied().chain(later).collect();
+            let merged = Chunk { start: a.start, bytes, marks };
+            self.chunks.truncate(self.chunks.len() - 2);
+            self.chunks.push(merged);
+        }
+    }
+
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The next bytes from `offset`, shared, not copied. None at the end.
+    pub fn slice(&self, offset: u64) -> Option<Bytes> {
+        let at = self.chunks.partition_point(|chunk| chunk.start + chunk.bytes.len() as u64 <= offset);
+        let chunk = self.chunks.get(at)?;
+        Some(chunk.bytes.slice((offset - chunk.start) as usize..))
+    }
+
+    /// Where to read on after `position`, which must be one of this log's, not beyond what was pushed.
+    pub fn place(&self, position: Position) -> Place {
+        if position.seq == 0 {
+            return Place::At(0);
+        }
+        let at = self
+            .chunks
+            .partition_point(|chunk| chunk.marks.last().is_none_or(|mark| mark.seq < position.seq));
+        let Some(chunk) = self.chunks.get(at) else { return Place::At(self.len) };
+        let mark = chunk.marks[chunk.marks.partition_point(|mark| mark.seq < position.seq)];
+        let offset = chunk.start + mark.end as u64;
+        if mark.seq == position.seq { Place::At(offset) } else { Place::Inside { upto: mark.seq, then: offset } }
+    }
+
+    /// Encodes the events after `position` up to `upto` by themselves, for a viewer that stands inside a frame.
+    /// `records` is the log from its start.
+    pub fn remainder(&self, records: &[Record], position: Position, upto: u64) -> Bytes {
+        let mut encoder = self.format.surface.encoder(self.format, self.log);
+        let (mut seen, mut out) = (Vec::new(), Vec::new());
+        for record in records.iter().take_while(|record| record.position.seq <= upto) {
+            if record.position.seq <= position.seq {
+                // What came before is encoded too: it sets up the encoder's state.
+                encoder.encode(record, &mut seen);
+                seen.clear();
+            } else {
+                let mut apart = record.clone();
+                apart.draft.framing = Framing::Own;
+                encoder.encode(&apart, &mut out);
+            }
+        }
+        out.into()
+    }
+}
+
+/// Cuts encoded bytes into chunks of at most `SLICE`, at event borders.
+fn pieces(out: Vec<u8>, marks: Vec<Mark>) -> Vec<(Bytes, Vec<Mark>)> {
+    let bytes = Bytes::from(out.into_boxed_slice());
+    if bytes.len() <= SLICE {
+        return vec![(bytes, marks)];
+    }
+    let mut pieces = Vec::new();
+    let (mut from, mut pending) = (0, Vec::new());
+    for (at, mark) in marks.iter().enumerate() {
+        pending.push(Mark { end: mark.end - from, ..*mark });
+        let next = marks.get(at + 1).map_or(usize::MAX, |next| next.end - from);
+        if next > SLICE {
+            pieces.push((bytes.slice(from..mark.end), std::mem::take(&mut pending)));
+            from = mark.end;
+        }
+    }
+    pieces
+}

@@ -1,0 +1,150 @@
+//! Which provider a model name means.
+//!
+//! `provider/model`, an alias from the configuration, or a bare name, which goes to the default provider, or to the
+//! one its prefix is well known for. Pure: built from options, asked by name.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::provider::{Provider, demo};
+
+/// A provider as configured.
+#[derive(Clone)]
+pub struct Endpoint {
+    pub name: String,
+    pub dialect: Provider,
+    /// Without a trailing slash; for `openai-chat` it includes `/v1`.
+    pub base_url: String,
+    /// Sent as a bearer token.
+    pub keys: Vec<String>,
+    pub headers: Vec<(String, String)>,
+}
+
+/// Keys are left out.
+impl std::fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Endpoint").field("name", &self.name).field("dialect", &self.dialect).finish_non_exhaustive()
+    }
+}
+
+/// Each one is an error code of its own; zero switches it off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    pub connect: Duration,
+    pub first_token: Duration,
+    pub between_tokens: Duration,
+    pub total: Duration,
+}
+
+/// Retries before the first token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retry {
+    /// Requests per target, the first included.
+    pub attempts: u32,
+    /// The wait before the second attempt is random up to this, then doubles.
+    pub base: Duration,
+    pub max: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct Target {
+    pub endpoint: Endpoint,
+    /// The provider's own name for the model.
+    pub model: String,
+}
+
+/// What one request will do: the targets in order, and how patient to be with them.
+#[derive(Debug, Clone)]
+pub struct Route {
+    pub targets: Vec<Target>,
+    pub timeouts: Timeouts,
+    pub retry: Retry,
+}
+
+/// An alias, as configured: targets are names of endpoints and models.
+#[derive(Debug, Clone)]
+pub struct Alias {
+    pub targets: Vec<(String, String)>,
+    pub timeouts: Timeouts,
+    pub retry: Retry,
+}
+
+#[derive(Debug, Clone)]
+pub struct Routes {
+    pub endpoints: BTreeMap<String, Endpoint>,
+    pub aliases: BTreeMap<String, Alias>,
+    /// Where bare names go that no prefix decides.
+    pub default: String,
+    pub timeouts: Timeouts,
+    pub retry: Retry,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no model \"{model}\"; there are: {}", .known.join(", "))]
+pub struct UnknownModel {
+    pub model: String,
+    pub known: Vec<String>,
+}
+
+/// Name prefixes that tell a provider, by the environment's names for them.
+const WELL_KNOWN: [(&str, &str); 6] = [
+    ("gpt-", "openai"),
+    ("o1", "openai"),
+    ("o3", "openai"),
+    ("o4", "openai"),
+    ("claude-", "anthropic"),
+    ("gemini-", "gemini"),
+];
+
+impl Routes {
+    pub fn resolve(&self, model: &str) -> Result<Route, UnknownModel> {
+        if let Some(alias) = self.aliases.get(model) {
+            let targets = alias
+                .targets
+                .iter()
+                .filter_map(|(endpoint, model)| {
+                    Some(Target { endpoint: self.endpoints.get(endpoint)?.clone(), model: model.clone() })
+                })
+                .collect();
+            return Ok(Route { targets, timeouts: alias.timeouts, retry: alias.retry });
+        }
+        let named = model.split_once('/').and_then(|(name, rest)| Some((self.endpoints.get(name)?, rest)));
+        let (endpoint, model) = match named {
+            Some((endpoint, rest)) => (Some(endpoint), rest),
+            None => (self.endpoints.get(self.bare(model)), model),
+        };
+        let target = endpoint
+            .filter(|endpoint| !model.is_empty() && knows(endpoint, model, named.is_some()))
+            .map(|endpoint| Target { endpoint: endpoint.clone(), model: model.to_owned() });
+        match target {
+            Some(target) => Ok(Route { targets: vec![target], timeouts: self.timeouts, retry: self.retry }),
+            None => Err(UnknownModel { model: model.to_owned(), known: self.names() }),
+        }
+    }
+
+    fn bare(&self, model: &str) -> &str {
+        let known = WELL_KNOWN.iter().find(|(prefix, name)| model.starts_with(prefix) && self.endpoints.contains_key(*name));
+        if demo::models().any(|name| name == model) {
+            return "demo";
+        }
+        known.map_or(&self.default, |(_, name)| name)
+    }
+
+    /// Every name that certainly works: aliases, the demo's models, and what each provider's names look like.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.aliases.keys().cloned().collect();
+        for endpoint in self.endpoints.values() {
+            match endpoint.dialect {
+                Provider::Demo => names.extend(demo::models().map(|model| format!("{}/{model}", endpoint.name))),
+                Provider::OpenAiChat => names.push(format!("{}/<model>", endpoint.name)),
+            }
+        }
+        names
+    }
+}
+
+/// Names of other providers are theirs to refuse. The demo's own are known, and where it is the default it takes any
+/// bare name, so that an SDK's program runs unchanged; a name that looks like `provider/model` is taken for one.
+fn knows(endpoint: &Endpoint, model: &str, named: bool) -> bool {
+    endpoint.dialect != Provider::Demo || demo::models().any(|name| name == model) || (!named && !model.contains('/'))
+}

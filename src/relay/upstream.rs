@@ -1,0 +1,200 @@
+//! One HTTP call to a provider: connect, read, and say precisely what went wrong.
+//!
+//! Bodies are read to their end whether or not anybody looks: back-pressure from a browser never reaches the
+//! provider. Nothing here is retried; `pump` decides that.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+
+use super::route::Target;
+use super::running::Refusal;
+use crate::provider::demo::Script;
+use crate::provider::{Ask, Provider, error_message};
+
+/// Something that went wrong with a provider.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct Fault {
+    /// One of the documented error codes.
+    pub code: &'static str,
+    pub message: String,
+    /// The provider's own answer, if it gave one.
+    pub refusal: Option<Refusal>,
+    /// Trying again may help.
+    pub retryable: bool,
+    /// The provider's wish, when to try again.
+    pub retry_after: Option<Duration>,
+}
+
+impl Fault {
+    pub fn new(code: &'static str, message: impl Into<String>, retryable: bool) -> Fault {
+        Fault { code, message: message.into(), refusal: None, retryable, retry_after: None }
+    }
+}
+
+/// An answer that has begun.
+#[derive(Debug)]
+pub enum Answer {
+    /// Bytes of the dialect's stream.
+    Stream(Body),
+    /// One JSON body.
+    Whole(Body),
+}
+
+#[derive(Debug)]
+pub enum Body {
+    Http(reqwest::Response, String),
+    Demo(Script),
+}
+
+/// Error bodies are read up to here.
+const ERROR_BYTES: usize = 64 * 1024;
+
+/// The HTTP clients, one for each provider and patience.
+#[derive(Default)]
+pub struct Upstreams {
+    clients: Mutex<HashMap<(String, Duration), reqwest::Client>>,
+}
+
+impl Upstreams {
+    /// Sends the request and waits for the head of the answer. `created` is in seconds since the Unix epoch.
+    pub async fn ask(&self, target: &Target, ask: Ask, connect: Duration, created: u64) -> Result<Answer, Fault> {
+        let endpoint = &target.endpoint;
+        if endpoint.dialect == Provider::Demo {
+            return Ok(Answer::Stream(Body::Demo(Script::new(&ask.body, created))));
+        }
+        let client = self.client(&endpoint.name, connect)?;
+        let url = format!("{}{}", endpoint.base_url, ask.path);
+        let request = client.post(url).headers(headers(target)?).body(ask.body);
+        let response = request.send().await.map_err(|error| fault(&endpoint.name, error))?;
+        if !response.status().is_success() {
+            return Err(refused(&endpoint.name, response).await);
+        }
+        let json = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+        let body = Body::Http(response, endpoint.name.clone());
+        Ok(if json { Answer::Whole(body) } else { Answer::Stream(body) })
+    }
+
+    fn client(&self, name: &str, connect: Duration) -> Result<reqwest::Client, Fault> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (name.to_owned(), connect);
+        if let Some(client) = clients.get(&key) {
+            return Ok(client.clone());
+        }
+        // HTTP/1.1: one HTTP/2 connection would cap us at the provider's stream limit. No redirects: keys must not
+        // follow. No total timeout: it would cut long answers, the pump has deadlines of its own.
+        let mut builder = reqwest::Client::builder()
+            .http1_only()
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .user_agent(concat!("relaystream/", env!("CARGO_PKG_VERSION")));
+        if !connect.is_zero() {
+            builder = builder.connect_timeout(connect);
+        }
+        let client = builder
+            .build()
+            .map_err(|error| Fault::new("connect_failed", format!("provider {name}: {error}"), false))?;
+        clients.insert(key, client.clone());
+        Ok(client)
+    }
+}
+
+fn headers(target: &Target) -> Result<HeaderMap, Fault> {
+    let endpoint = &target.endpoint;
+    let bad = || Fault::new("connect_failed", format!("provider {}: a header or key is not valid", endpoint.name), false);
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some(key) = endpoint.keys.first() {
+        let mut value = HeaderValue::try_from(format!("Bearer {key}")).map_err(|_| bad())?;
+        value.set_sensitive(true);
+        headers.insert(AUTHORIZATION, value);
+    }
+    for (name, value) in &endpoint.headers {
+        let name = reqwest::header::HeaderName::try_from(name.as_str()).map_err(|_| bad())?;
+        headers.insert(name, HeaderValue::try_from(value.as_str()).map_err(|_| bad())?);
+    }
+    Ok(headers)
+}
+
+/// Names the target by its configured name, never by its URL, which may hold credentials.
+fn fault(name: &str, error: reqwest::Error) -> Fault {
+    let error = error.without_url();
+    let (code, what) = match (error.is_connect(), error.is_timeout()) {
+        (_, true) => ("connect_timeout", "did not accept a connection in time"),
+        (true, false) => ("connect_failed", "cannot be reached"),
+        (false, false) => ("upstream_truncated", "broke the connection before it answered"),
+    };
+    Fault::new(code, format!("provider {name} {what}: {}", innermost(&error)), true)
+}
+
+/// The cause that says most: reqwest wraps it several times.
+fn innermost(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}
+
+async fn refused(name: &str, mut response: reqwest::Response) -> Fault {
+    let status = response.status().as_u16();
+    let header = |header| response.headers().get(header).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::to_owned);
+    let (content_type, retry_after) = (header(CONTENT_TYPE), header(RETRY_AFTER));
+    let mut wait = header(reqwest::header::HeaderName::from_static("retry-after-ms"))
+        .and_then(|ms| ms.parse().ok())
+        .map(Duration::from_millis);
+    wait = wait.or_else(|| retry_after.as_deref()?.parse().ok().map(Duration::from_secs));
+    let mut body = Vec::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        body.extend_from_slice(&chunk);
+        if body.len() > ERROR_BYTES {
+            break;
+        }
+    }
+    let said = error_message(&body).unwrap_or_else(|| format!("status {status}"));
+    Fault {
+        code: "upstream_status",
+        message: format!("provider {name} refused: {said}"),
+        retryable: matches!(status, 408 | 409 | 429) || status >= 500,
+        refusal: Some(Refusal { status, body: body.into(), content_type, retry_after, retried: false }),
+        retry_after: wait,
+    }
+}
+
+impl Body {
+    /// The next bytes, or None at a proper end of the body. Dropped while waiting, the answer is given up.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, Fault> {
+        match self {
+            Body::Http(response, name) => response.chunk().await.map_err(|error| {
+                let error = error.without_url();
+                let message = format!("provider {name} broke off its answer: {}", innermost(&error));
+                Fault::new("upstream_truncated", message, true)
+            }),
+            Body::Demo(script) => {
+                let Some((pause, bytes)) = script.next() else { return Ok(None) };
+                if pause.is_zero() {
+                    tokio::task::yield_now().await;
+                } else {
+                    tokio::time::sleep(pause).await;
+                }
+                Ok(Some(bytes))
+            }
+        }
+    }
+
+    /// The whole body, up to `limit` bytes.
+    pub async fn whole(&mut self, limit: usize) -> Result<Vec<u8>, Fault> {
+        let mut body = Vec::new();
+        while let Some(chunk) = self.chunk().await? {
+            body.extend_from_slice(&chunk);
+            if body.len() > limit {
+                return Err(Fault::new("too_large", format!("the provider's answer is larger than {limit} bytes"), false));
+            }
+        }
+        Ok(body)
+    }
+}

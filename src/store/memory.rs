@@ -1,0 +1,273 @@
+//! Logs in memory: running ones in a map of our own, finished ones in moka, bounded by bytes and age.
+//!
+//! Why two places: moka weighs an entry when it is inserted and may evict what it likes, and a running log both
+//! grows and must stay. Only sealed logs go in. Its policy is LRU, since the default one refuses new entries when
+//! it is full. Everything is gone with the process.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, FutureExt};
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::{Answer, Claim, Error, Meta, Store};
+use crate::log::{Bad, Batch, Log, LogId, Page, Position};
+
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How long a finished log is kept after its end. Zero keeps it until bytes run out.
+    pub replay_window: Duration,
+    /// All logs together, in bytes. Zero: no limit.
+    pub total_bytes: u64,
+    /// The logs of one owner together, in bytes. Zero: no limit.
+    pub user_bytes: u64,
+}
+
+struct Entry {
+    meta: Meta,
+    log: Mutex<Log>,
+    changed: Notify,
+}
+
+/// Bytes kept, in total and by owner.
+#[derive(Default)]
+struct Ledger {
+    total: AtomicU64,
+    owners: Mutex<HashMap<String, u64>>,
+}
+
+pub struct Memory {
+    options: Options,
+    running: Mutex<HashMap<LogId, Arc<Entry>>>,
+    sealed: Cache<LogId, Arc<Entry>>,
+    claims: Mutex<HashMap<String, (String, Instant)>>,
+    ledger: Arc<Ledger>,
+}
+
+/// moka counts weight in 32 bits; in these units a log may still be large.
+const WEIGHT_UNIT: u64 = 64;
+
+impl Memory {
+    pub fn new(options: Options) -> Memory {
+        let ledger = Arc::new(Ledger::default());
+        let freed = ledger.clone();
+        let mut sealed = Cache::builder()
+            .eviction_policy(EvictionPolicy::lru())
+            .weigher(|_, entry: &Arc<Entry>| {
+                u32::try_from(lock(&entry.log).weight() as u64 / WEIGHT_UNIT).unwrap_or(u32::MAX)
+            })
+            .eviction_listener(move |_, entry: Arc<Entry>, _| {
+                freed.sub(&entry.meta.owner, lock(&entry.log).weight() as u64);
+                entry.changed.notify_waiters();
+            });
+        if options.total_bytes > 0 {
+            sealed = sealed.max_capacity(options.total_bytes / WEIGHT_UNIT);
+        }
+        if !options.replay_window.is_zero() {
+            sealed = sealed.time_to_live(options.replay_window);
+        }
+        Memory {
+            running: Mutex::default(),
+            sealed: sealed.build(),
+            claims: Mutex::default(),
+            ledger,
+            options,
+        }
+    }
+
+    fn entry(&self, log: LogId) -> Result<Arc<Entry>, Error> {
+        let running = lock(&self.running).get(&log).cloned();
+        running.or_else(|| self.sealed.get(&log)).ok_or(Error::NotFound)
+    }
+
+    /// Makes room for `bytes` of this owner by dropping finished logs, the owner's own or anyone's.
+    fn make_room(&self, owner: &str, bytes: u64) -> Result<(), Error> {
+        let over = |limit: u64, held: u64| limit > 0 && held + bytes > limit;
+        if over(self.options.total_bytes, self.ledger.total.load(Relaxed)) {
+            self.drop_sealed(|_| true, |ledger| over(self.options.total_bytes, ledger.total.load(Relaxed)))?;
+        }
+        if over(self.options.user_bytes, self.ledger.of(owner)) {
+            let own = |entry: &Entry| entry.meta.owner == owner;
+            self.drop_sealed(own, |ledger| over(self.options.user_bytes, ledger.of(owner)))?;
+        }
+        Ok(())
+    }
+
+    /// Drops finished logs that `whose` names, oldest first, until `over` is content.
+    fn drop_sealed(&self, whose: impl Fn(&Entry) -> bool, over: impl Fn(&Ledger) -> bool) -> Result<(), Error> {
+        let mut ids: Vec<LogId> =
+            self.sealed.iter().filter(|(_, entry)| whose(entry)).map(|(log, _)| *log).collect();
+        ids.sort_unstable();
+        for log in ids {
+            self.sealed.invalidate(&log);
+            self.sealed.run_pending_tasks();
+            if !over(&self.ledger) {
+                return Ok(());
+            }
+        }
+        if over(&self.ledger) { Err(Error::Full) } else { Ok(()) }
+    }
+
+    fn append_now(&self, id: LogId, batch: Batch) -> Result<Position, Error> {
+        let entry = self.entry(id)?;
+        let bytes: u64 = batch.drafts.iter().map(|draft| draft.weight() as u64).sum();
+        let seal = batch.seal;
+        if !seal {
+            self.make_room(&entry.meta.owner, bytes)?;
+        }
+        let head = {
+            let mut log = lock(&entry.log);
+            let before = log.weight() as u64;
+            let head = log.append(batch)?;
+            if let Some(limit) = entry.meta.trim_bytes {
+                log.trim(limit);
+            }
+            self.ledger.replace(&entry.meta.owner, before, log.weight() as u64);
+            head
+        };
+        if seal {
+            // First into the cache, then out of the map: a reader always finds it in one of them.
+            self.sealed.insert(id, entry.clone());
+            lock(&self.running).remove(&id);
+        }
+        entry.changed.notify_waiters();
+        Ok(head)
+    }
+}
+
+impl Store for Memory {
+    fn create(&self, log: LogId, meta: Meta) -> Answer<'_, ()> {
+        ready((|| {
+            let mut running = lock(&self.running);
+            if running.contains_key(&log) || self.sealed.contains_key(&log) {
+                return Err(Error::Exists);
+            }
+            running.insert(log, Arc::new(Entry { meta, log: Mutex::default(), changed: Notify::new() }));
+            Ok(())
+        })())
+    }
+
+    fn append(&self, log: LogId, batch: Batch) -> Answer<'_, Position> {
+        ready(self.append_now(log, batch))
+    }
+
+    fn read(&self, log: LogId, after: Position, limit: usize) -> Answer<'_, Page> {
+        ready(self.entry(log).map(|entry| lock(&entry.log).read(after, limit)))
+    }
+
+    fn check(&self, log: LogId, position: Position) -> Answer<'_, Result<(), Bad>> {
+        ready(self.entry(log).map(|entry| lock(&entry.log).check(position)))
+    }
+
+    fn changed(&self, log: LogId, after: Position) -> Answer<'_, ()> {
+        async move {
+            let entry = self.entry(log)?;
+            let changed = entry.changed.notified();
+            tokio::pin!(changed);
+            loop {
+                changed.as_mut().enable();
+                {
+                    let log = lock(&entry.log);
+                    if log.head().seq > after.seq || log.closed() {
+                        return Ok(());
+                    }
+                }
+                changed.as_mut().await;
+                // Removed under us: tell it, rather than wait for an append that cannot come.
+                self.entry(log)?;
+                changed.set(entry.changed.notified());
+            }
+        }
+        .boxed()
+    }
+
+    fn meta(&self, log: LogId) -> Answer<'_, Meta> {
+        ready(self.entry(log).map(|entry| entry.meta.clone()))
+    }
+
+    fn remove(&self, log: LogId) -> Answer<'_, ()> {
+        let running = lock(&self.running).remove(&log);
+        if let Some(entry) = running {
+            self.ledger.sub(&entry.meta.owner, lock(&entry.log).weight() as u64);
+            entry.changed.notify_waiters();
+        }
+        self.sealed.invalidate(&log);
+        self.sealed.run_pending_tasks();
+        ready(Ok(()))
+    }
+
+    fn claim(&self, key: &str, value: &str, ttl: Duration) -> Answer<'_, Claim> {
+        let now = Instant::now();
+        let mut claims = lock(&self.claims);
+        let claim = match claims.get(key) {
+            Some((held, until)) if *until > now => Claim::Held(held.clone()),
+            _ => {
+                claims.insert(key.to_owned(), (value.to_owned(), now + ttl));
+                Claim::Won
+            }
+        };
+        ready(Ok(claim))
+    }
+
+    fn claimed(&self, key: &str) -> Answer<'_, Option<String>> {
+        let now = Instant::now();
+        let held = lock(&self.claims).get(key).filter(|(_, until)| *until > now).map(|(value, _)| value.clone());
+        ready(Ok(held))
+    }
+
+    fn release(&self, key: &str) -> Answer<'_, ()> {
+        lock(&self.claims).remove(key);
+        ready(Ok(()))
+    }
+
+    fn held(&self) -> u64 {
+        self.ledger.total.load(Relaxed)
+    }
+
+    fn sweep(&self) {
+        // moka has no thread of its own: without this, expired logs stay and the ledger does not hear of them.
+        self.sealed.run_pending_tasks();
+        let now = Instant::now();
+        lock(&self.claims).retain(|_, (_, until)| *until > now);
+    }
+}
+
+impl Ledger {
+    fn of(&self, owner: &str) -> u64 {
+        lock(&self.owners).get(owner).copied().unwrap_or_default()
+    }
+
+    fn replace(&self, owner: &str, before: u64, after: u64) {
+        self.total.fetch_add(after.wrapping_sub(before), Relaxed);
+        let mut owners = lock(&self.owners);
+        match owners.get_mut(owner) {
+            Some(held) => *held = (*held + after).saturating_sub(before),
+            None => drop(owners.insert(owner.to_owned(), after.saturating_sub(before))),
+        }
+    }
+
+    fn sub(&self, owner: &str, bytes: u64) {
+        self.total.fetch_sub(bytes, Relaxed);
+        let mut owners = lock(&self.owners);
+        if let Some(held) = owners.get_mut(owner) {
+            *held = held.saturating_sub(bytes);
+            if *held == 0 {
+                owners.remove(owner);
+            }
+        }
+    }
+}
+
+fn ready<'a, T: Send + 'a>(answer: Result<T, Error>) -> BoxFuture<'a, Result<T, Error>> {
+    std::future::ready(answer).boxed()
+}
+
+/// No code between lock and unlock can panic half-way through a change, so a poisoned lock is still sound.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

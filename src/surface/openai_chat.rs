@@ -1,0 +1,182 @@
+//! OpenAI Chat Completions towards clients.
+//!
+//! Frames of a provider of the same dialect are forwarded byte for byte under our ids; everything else is encoded
+//! from the canonical events. Never more data events than OpenAI would send: SDKs yield them to the program.
+
+use serde_json::{Value, json};
+
+use super::Format;
+use crate::event::{Done, Event, Kind, Start, Status, Usage};
+use crate::log::transcript::Transcript;
+use crate::log::{EventId, Framing, LogId, Raw, Record};
+use crate::sse;
+
+/// The dialect numbers that raw frames of ours carry, see `provider::Provider` and `provider::openai_chat::WHOLE`.
+const FRAMES: u8 = 1;
+const WHOLE: u8 = 0x81;
+
+#[derive(Debug)]
+pub struct Encoder {
+    format: Format,
+    log: LogId,
+    start: Option<Start>,
+    said_role: bool,
+}
+
+impl Encoder {
+    pub fn new(format: Format, log: LogId) -> Encoder {
+        Encoder { format, log, start: None, said_role: false }
+    }
+
+    pub fn encode(&mut self, record: &Record, out: &mut Vec<u8>) {
+        match &record.draft.framing {
+            Framing::Raw(raw) if raw.dialect == FRAMES => self.forward(record, raw, out),
+            Framing::Part => {}
+            _ => {
+                let event = Kind::from_u8(record.draft.kind).map(|kind| Event::parse(kind, &record.draft.payload));
+                if let Some(Ok(event)) = event {
+                    self.event(record, event, out);
+                }
+            }
+        }
+    }
+
+    fn forward(&mut self, record: &Record, raw: &Raw, out: &mut Vec<u8>) {
+        let (held, own) = raw.bytes.split_at(raw.own_at as usize);
+        self.said_role = true;
+        out.extend_from_slice(held);
+        if raw.usage_only && !self.format.usage {
+            return;
+        }
+        sse::write_id(out, self.id(record).as_ref().map(|id| id as _));
+        out.extend_from_slice(own);
+    }
+
+    fn id(&self, record: &Record) -> Option<EventId> {
+        self.format.ids.then_some(EventId { log: self.log, position: record.position })
+    }
+
+    fn event(&mut self, record: &Record, event: Event, out: &mut Vec<u8>) {
+        let delta = match event {
+            Event::Start(start) => {
+                self.start = Some(start);
+                return;
+            }
+            Event::Token(text) => json!({"content": text}),
+            Event::Reasoning(text) => json!({"reasoning_content": text}),
+            Event::Tool(tool) => {
+                let mut call = json!({"index": tool.index, "function": {}});
+                if let Some(id) = tool.id {
+                    call["id"] = id.into();
+                    call["type"] = "function".into();
+                }
+                if let Some(name) = tool.name {
+                    call["function"]["name"] = name.into();
+                }
+                call["function"]["arguments"] = tool.arguments.unwrap_or_default().into();
+                json!({"tool_calls": [call]})
+            }
+            // Said once, with the ending.
+            Event::Usage(_) | Event::Notice(_) => return,
+            Event::Done(done) => return self.done(record, &done, out),
+        };
+        self.chunk(record, delta, Value::Null, out);
+    }
+
+    fn done(&mut self, record: &Record, done: &Done, out: &mut Vec<u8>) {
+        let id = self.id(record);
+        let id = id.as_ref().map(|id| id as _);
+        if done.status != Status::Completed {
+            sse::write(out, id, "", None, failure(done).to_string().as_bytes());
+            return;
+        }
+        let reason = done.finish_reason.clone().unwrap_or_else(|| "stop".into());
+        self.chunk(record, json!({}), reason.into(), out);
+        if let (true, Some(usage)) = (self.format.usage, done.usage) {
+            let mut chunk = self.envelope();
+            chunk["choices"] = json!([]);
+            chunk["usage"] = counts(usage);
+            sse::write(out, None, "", None, chunk.to_string().as_bytes());
+        }
+        sse::write(out, id, "", None, b"[DONE]");
+    }
+
+    fn chunk(&mut self, record: &Record, mut delta: Value, finish_reason: Value, out: &mut Vec<u8>) {
+        if !std::mem::replace(&mut self.said_role, true) {
+            delta["role"] = "assistant".into();
+        }
+        let mut chunk = self.envelope();
+        chunk["choices"] = json!([{"index": 0, "delta": delta, "finish_reason": finish_reason}]);
+        // The finish chunk comes right before the ending, which carries the id of both.
+        let id = self.id(record).filter(|_| finish_reason.is_null());
+        sse::write(out, id.as_ref().map(|id| id as _), "", None, chunk.to_string().as_bytes());
+    }
+
+    fn envelope(&self) -> Value {
+        json!({"id": format!("chatcmpl-{}", self.log), "object": "chat.completion.chunk",
+               "created": self.start.as_ref().map_or(0, |start| start.created_at),
+               "model": self.start.as_ref().map_or("", |start| &start.model)})
+    }
+}
+
+fn counts(usage: Usage) -> Value {
+    let mut counts = json!({"prompt_tokens": usage.input_tokens, "completion_tokens": usage.output_tokens,
+                            "total_tokens": usage.input_tokens + usage.output_tokens});
+    if let Some(cached) = usage.cached_tokens {
+        counts["prompt_tokens_details"] = json!({"cached_tokens": cached});
+    }
+    if let Some(reasoning) = usage.reasoning_tokens {
+        counts["completion_tokens_details"] = json!({"reasoning_tokens": reasoning});
+    }
+    counts
+}
+
+/// The `error` object that makes every OpenAI SDK raise.
+fn failure(done: &Done) -> Value {
+    let (code, message) = match (&done.error, done.status) {
+        (Some(error), _) => (error.code.clone(), error.message.clone()),
+        (None, status) => (status.as_str().to_owned(), format!("the stream was {}", status.as_str())),
+    };
+    json!({"error": {"message": message, "type": "server_error", "param": null, "code": code}})
+}
+
+/// The whole answer, for a client that did not ask for a stream: the provider's own bytes if it gave one.
+pub fn collect(log: LogId, records: &[Record]) -> Vec<u8> {
+    for record in records {
+        if let Framing::Raw(raw) = &record.draft.framing
+            && raw.dialect == WHOLE
+        {
+            return raw.bytes.to_vec();
+        }
+    }
+    let transcript = Transcript::of(records);
+    let done = transcript.done.unwrap_or_else(|| Done::ended(Status::Running));
+    let mut message = json!({"role": "assistant", "content": transcript.text, "refusal": null});
+    if !transcript.reasoning.is_empty() {
+        message["reasoning_content"] = transcript.reasoning.into();
+    }
+    if !transcript.tool_calls.is_empty() {
+        if message["content"] == "" {
+            message["content"] = Value::Null;
+        }
+        message["tool_calls"] = transcript
+            .tool_calls
+            .into_iter()
+            .map(|call| {
+                json!({"id": call.id, "type": "function",
+                       "function": {"name": call.name, "arguments": call.arguments}})
+            })
+            .collect();
+    }
+    let mut body = json!({
+        "id": format!("chatcmpl-{log}"), "object": "chat.completion",
+        "created": transcript.start.as_ref().map_or(0, |start| start.created_at),
+        "model": transcript.start.as_ref().map_or("", |start| &start.model),
+        "choices": [{"index": 0, "message": message, "logprobs": null,
+                     "finish_reason": done.finish_reason.as_deref().unwrap_or("stop")}],
+    });
+    if let Some(usage) = done.usage.or(transcript.usage) {
+        body["usage"] = counts(usage);
+    }
+    body.to_string().into_bytes()
+}

@@ -1,0 +1,132 @@
+// Entry: `node tests/sdk/run.mjs [suite] [case]`: how a suite's name begins, what a case's name holds. Installs what is missing, gives every suite its own
+// provider and relaystream on free loopback ports, runs them, prints a row a case, then the failures, and ends with `N passed, N failed`.
+// The binary is RELAYSTREAM_BIN, else debug/relaystream under CARGO_TARGET_DIR, else under ./target.
+
+import { existsSync } from "node:fs";
+import path from "node:path";
+import { createInterface } from "node:readline";
+import { install } from "./lib/install.mjs";
+import { killAll, launch, startLlmock, startProvider, startRelay, stop, stopAll } from "./lib/processes.mjs";
+
+const here = import.meta.dirname;
+const repository = path.resolve(here, "../..");
+const [suiteFilter = "", caseFilter = ""] = process.argv.slice(2);
+const RUN_MS = 480_000;
+const AT_ONCE = 2;
+
+// A model with timeouts short enough to catch llmock's stall.
+const JUDGED = `
+[providers.openai]
+dialect = "openai-chat"
+base_url = "UPSTREAM/v1"
+keys = ["env:OPENAI_API_KEY"]
+
+[models.judged]
+targets = [{ provider = "openai", model = "gpt-4o-mini" }]
+timeouts = { first_token_ms = 1500, between_tokens_ms = 1500 }
+`;
+
+const SUITES = [
+  { name: "openai-python", file: "openai_python.py" },
+  { name: "openai-node", file: "openai_node.mjs" },
+  { name: "eventsource", file: "eventsource.mjs" },
+  { name: "undici", file: "undici.mjs" },
+  { name: "browser", file: "browser.mjs" },
+  { name: "ws", file: "ws.mjs" },
+  { name: "plain", file: "plain.mjs" },
+  { name: "llmock", file: "llmock.mjs", llmock: true, config: JUDGED },
+];
+
+function binary() {
+  const target = process.env.CARGO_TARGET_DIR ? path.resolve(process.env.CARGO_TARGET_DIR) : path.join(repository, "target");
+  const bin = process.env.RELAYSTREAM_BIN ? path.resolve(process.env.RELAYSTREAM_BIN) : path.join(target, "debug/relaystream");
+  if (!existsSync(bin)) throw new Error(`no binary at ${bin}: cargo build first, or set RELAYSTREAM_BIN`);
+  return bin;
+}
+
+function row({ suite, ok, ms, name }) {
+  console.log(`${ok ? "ok  " : "FAIL"} ${suite.padEnd(14)} ${String(ms).padStart(6)} ms  ${name}`);
+}
+
+// Turns a suite's lines into cases as they come.
+function watch(child, suite) {
+  const cases = [];
+  createInterface({ input: child.stdout }).on("line", (line) => {
+    if (!line.startsWith("case\t")) return;
+    const [, verdict, ms, name, message] = line.split("\t");
+    cases.push({ suite, ok: verdict === "ok", ms, name, message: JSON.parse(message) });
+    row(cases.at(-1));
+  });
+  return cases;
+}
+
+async function runSuite(suite, parts, bin) {
+  const began = Date.now();
+  const mine = [];
+  const broken = (name, message) => {
+    const one = { suite: suite.name, ok: false, ms: Date.now() - began, name, message };
+    row(one);
+    return one;
+  };
+  try {
+    const upstream = await (suite.llmock ? startLlmock(parts.llmock) : startProvider(parts.node, path.join(here, "provider.mjs")));
+    mine.push(upstream.child);
+    const relay = await startRelay(bin, upstream.url, suite.config?.replace("UPSTREAM", upstream.url));
+    mine.push(relay.child);
+    const env = {
+      PATH: process.env.PATH, HOME: process.env.HOME, LANG: "C.UTF-8", NO_PROXY: "127.0.0.1", PYTHONDONTWRITEBYTECODE: "1",
+      SDK_RELAY: relay.url, SDK_PROVIDER: upstream.url, SDK_CASE: caseFilter,
+    };
+    const runtime = suite.file.endsWith(".py") ? parts.python : parts.node;
+    const child = launch(runtime, [path.join(here, "suites", suite.file)], { env, cwd: here });
+    mine.push(child);
+    const cases = watch(child, suite.name);
+    const how = await child.over;
+    const whole = how === 0 && relay.child.how === undefined && (cases.length > 0 || caseFilter);
+    if (!whole) {
+      const message = `suite ended with ${how}, relaystream ${relay.child.how ?? "running"}\n${child.output.slice(-3_000)}\n${relay.child.output.slice(-3_000)}`;
+      cases.push(broken("(the suite itself)", message));
+    }
+    return cases;
+  } catch (why) {
+    return [broken("(starting)", why.message)];
+  } finally {
+    for (const child of mine.reverse()) await stop(child);
+  }
+}
+
+function report(results) {
+  for (const { suite, name, message } of results.filter((r) => !r.ok)) console.log(`\n--- ${suite}: ${name}\n${message}`);
+  const failed = results.filter((r) => !r.ok).length;
+  console.log(`\n${results.length - failed} passed, ${failed} failed`);
+  return failed === 0 && results.length > 0;
+}
+
+const guard = setTimeout(() => {
+  console.log(`\nthe run took longer than ${RUN_MS} ms\n0 passed, 1 failed`);
+  killAll();
+  process.exit(1);
+}, RUN_MS);
+for (const signal of ["SIGINT", "SIGTERM"])
+  process.on(signal, () => {
+    killAll();
+    process.exit(1);
+  });
+
+let good = false;
+try {
+  const bin = binary();
+  const parts = install(here);
+  const queue = SUITES.filter((suite) => suite.name.startsWith(suiteFilter));
+  const results = [];
+  const worker = async () => {
+    for (let suite = queue.shift(); suite; suite = queue.shift()) results.push(...(await runSuite(suite, parts, bin)));
+  };
+  await Promise.all(Array.from({ length: AT_ONCE }, worker));
+  good = report(results);
+} catch (why) {
+  console.log(`${why.message}\n\n0 passed, 1 failed`);
+}
+await stopAll();
+clearTimeout(guard);
+process.exit(good ? 0 : 1);
