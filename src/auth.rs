@@ -78,7 +78,8 @@ impl Access {
             Some(key) if !self.keys.is_empty() => {
                 let sent = digest_of(key);
                 // Looked up by digest, not by key: what timing could tell is a prefix of a hash.
-                let known = self.keys.iter().find(|(digest, _)| verify_slices_are_equal(*digest, &sent).is_ok());
+                let known =
+                    self.keys.iter().find(|(digest, _)| verify_slices_are_equal(*digest, &sent).is_ok());
                 known.map(|(_, principal)| principal.clone()).ok_or(Unauthorized)
             }
             _ if self.open => Ok(local()),
@@ -89,7 +90,13 @@ impl Access {
 
 /// Who everyone is under open access. SDKs insist on sending some key; it is not looked at.
 fn local() -> Principal {
-    Principal { tenant: "local".into(), user: "local".into(), role: Role::Owner, sessions: vec!["*".into()], open: true }
+    Principal {
+        tenant: "local".into(),
+        user: "local".into(),
+        role: Role::Owner,
+        sessions: vec!["*".into()],
+        open: true,
+    }
 }
 
 #[cfg(test)]

@@ -52,15 +52,26 @@ const ROLES: [&str; 6] = ["system", "developer", "user", "assistant", "tool", "f
 
 impl Request {
     /// Checks `messages` and the known ones among `params`.
-    pub fn new(model: String, messages: Value, params: Map<String, Value>, stream: bool) -> Result<Request, Invalid> {
+    pub fn new(
+        model: String,
+        messages: Value,
+        params: Map<String, Value>,
+        stream: bool,
+    ) -> Result<Request, Invalid> {
         let Value::Array(items) = messages else {
-            return Err(Invalid::new("messages", format!("expected a list of messages, got {}", kind(&messages))));
+            return Err(Invalid::new(
+                "messages",
+                format!("expected a list of messages, got {}", kind(&messages)),
+            ));
         };
         if items.is_empty() {
             return Err(Invalid::new("messages", "at least one message is needed"));
         }
-        let messages =
-            items.into_iter().enumerate().map(|(at, item)| message(at, item)).collect::<Result<Vec<_>, _>>()?;
+        let messages = items
+            .into_iter()
+            .enumerate()
+            .map(|(at, item)| message(at, item))
+            .collect::<Result<Vec<_>, _>>()?;
         check_params(&params)?;
         Ok(Request { model, messages, stream, params })
     }
@@ -76,7 +87,10 @@ impl Request {
 
 fn message(at: usize, item: Value) -> Result<Message, Invalid> {
     let Value::Object(mut fields) = item else {
-        return Err(Invalid::new(format!("messages[{at}]"), format!("expected an object, got {}", kind(&item))));
+        return Err(Invalid::new(
+            format!("messages[{at}]"),
+            format!("expected an object, got {}", kind(&item)),
+        ));
     };
     let role = match fields.shift_remove("role") {
         Some(Value::String(role)) if ROLES.contains(&role.as_str()) => role,
@@ -87,7 +101,10 @@ fn message(at: usize, item: Value) -> Result<Message, Invalid> {
             ));
         }
         Some(other) => {
-            return Err(Invalid::new(format!("messages[{at}].role"), format!("expected a string, got {}", kind(&other))));
+            return Err(Invalid::new(
+                format!("messages[{at}].role"),
+                format!("expected a string, got {}", kind(&other)),
+            ));
         }
         None => return Err(Invalid::new(format!("messages[{at}].role"), "is missing")),
     };
@@ -132,7 +149,9 @@ fn check_params(params: &Map<String, Value>) -> Result<(), Invalid> {
         is(field, "a whole number", Value::is_u64)?;
     }
     is("seed", "a whole number", |value| value.is_i64() || value.is_u64())?;
-    is("tools", "a list of objects", |value| value.as_array().is_some_and(|list| list.iter().all(Value::is_object)))?;
+    is("tools", "a list of objects", |value| {
+        value.as_array().is_some_and(|list| list.iter().all(Value::is_object))
+    })?;
     is("tool_choice", "a string or an object", |value| value.is_string() || value.is_object())?;
     is("response_format", "an object", Value::is_object)?;
     is("logit_bias", "an object", Value::is_object)?;

@@ -253,7 +253,8 @@ impl Config {
         let mut table = match file {
             None => toml::Table::new(),
             Some(path) => {
-                let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+                let text = std::fs::read_to_string(path)
+                    .with_context(|| format!("cannot read {}", path.display()))?;
                 text.parse::<toml::Table>().with_context(|| format!("{} is not TOML", path.display()))?
             }
         };
@@ -296,14 +297,16 @@ impl Config {
     pub fn routes(&self, environment: &Environment) -> Result<Routes> {
         let mut endpoints = BTreeMap::new();
         for (name, provider) in &self.providers {
-            let endpoint = endpoint(name, provider, environment).with_context(|| format!("providers.{name}"))?;
+            let endpoint =
+                endpoint(name, provider, environment).with_context(|| format!("providers.{name}"))?;
             endpoints.insert(name.clone(), endpoint);
         }
         let from_environment = |key: &str| environment.get(key).filter(|value| !value.is_empty());
         if let Some(key) = from_environment("OPENAI_API_KEY")
             && !endpoints.contains_key("openai")
         {
-            let base = from_environment("OPENAI_BASE_URL").map_or("https://api.openai.com/v1", String::as_str);
+            let base =
+                from_environment("OPENAI_BASE_URL").map_or("https://api.openai.com/v1", String::as_str);
             let endpoint = Endpoint {
                 name: "openai".into(),
                 dialect: Provider::OpenAiChat,
@@ -403,7 +406,10 @@ fn key_digest(key: &KeyConfig, environment: &Environment) -> Result<Digest> {
     match (&key.key, &key.sha256) {
         (Some(key), None) => Ok(digest_of(&secret(key, environment)?)),
         (None, Some(hex)) => {
-            let digits = hex.as_bytes().chunks_exact(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair)?, 16).map_err(anyhow::Error::from));
+            let digits = hex
+                .as_bytes()
+                .chunks_exact(2)
+                .map(|pair| u8::from_str_radix(std::str::from_utf8(pair)?, 16).map_err(anyhow::Error::from));
             let bytes = digits.collect::<Result<Vec<u8>>>().context("sha256 is not hexadecimal")?;
             bytes.try_into().map_err(|_| anyhow::anyhow!("sha256 is not 64 hexadecimal digits"))
         }
@@ -420,7 +426,8 @@ fn endpoint(name: &str, config: &ProviderConfig, environment: &Environment) -> R
         Provider::Demo => String::new(),
         Provider::OpenAiChat => base_url(&config.base_url).context("base_url")?,
     };
-    let keys = config.keys.iter().map(|key| secret(key, environment)).collect::<Result<_>>().context("keys")?;
+    let keys =
+        config.keys.iter().map(|key| secret(key, environment)).collect::<Result<_>>().context("keys")?;
     let headers = config
         .headers
         .iter()
@@ -442,7 +449,8 @@ fn alias(config: &ModelConfig, endpoints: &BTreeMap<String, Endpoint>) -> Result
     if config.retry.attempts == 0 {
         bail!("retry.attempts: at least 1, the first request counts");
     }
-    let targets = config.targets.iter().map(|target| (target.provider.clone(), target.model.clone())).collect();
+    let targets =
+        config.targets.iter().map(|target| (target.provider.clone(), target.model.clone())).collect();
     Ok(Alias { targets, timeouts: config.timeouts.into(), retry: config.retry.into() })
 }
 

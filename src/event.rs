@@ -105,7 +105,10 @@ impl Done {
     }
 
     pub fn failed(code: &str, message: impl Into<String>) -> Done {
-        Done { error: Some(Failure { code: code.into(), message: message.into() }), ..Done::ended(Status::Failed) }
+        Done {
+            error: Some(Failure { code: code.into(), message: message.into() }),
+            ..Done::ended(Status::Failed)
+        }
     }
 
     pub fn cancelled(by: impl Into<String>) -> Done {

@@ -25,7 +25,13 @@ pub mod relay;
 pub mod hub;
 
 pub mod metrics;
+pub mod reload;
+pub mod telemetry;
 
 // Where parts meet.
 pub mod app;
 pub mod config;
+
+// The edge: speaks to people.
+pub mod cli;
+pub mod http;

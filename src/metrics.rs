@@ -116,7 +116,11 @@ impl Default for Metrics {
 impl Metrics {
     fn register(&mut self) {
         let own = self.registry.sub_registry_with_prefix("relaystream");
-        own.register("streams_running", "Streams whose provider is still at work", self.streams_running.clone());
+        own.register(
+            "streams_running",
+            "Streams whose provider is still at work",
+            self.streams_running.clone(),
+        );
         own.register("streams", "Streams that ended, by how", self.streams.clone());
         own.register("viewers", "Viewers attached now", self.viewers.clone());
         let (name, help) = ("connection_duration", "How long viewers stayed");
@@ -127,7 +131,8 @@ impl Metrics {
         own.register_with_unit(name, help, Unit::Seconds, self.time_between_tokens.clone());
         own.register("tokens", "Token events appended to logs", self.tokens.clone());
         own.register("resumes", "Reads that came with a position, by what they met", self.resumes.clone());
-        let (name, help) = ("delivery_lag", "From an event's arrival in the log to its hand-over to a viewer, sampled");
+        let (name, help) =
+            ("delivery_lag", "From an event's arrival in the log to its hand-over to a viewer, sampled");
         own.register_with_unit(name, help, Unit::Seconds, self.delivery_lag.clone());
         let (name, help) = ("upstream_connections_open", "Requests to providers in flight");
         own.register(name, help, self.upstream_connections_open.clone());

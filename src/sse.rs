@@ -124,7 +124,8 @@ impl Parser {
 
     fn end_line(&mut self, terminator: &[u8], on_frame: &mut impl FnMut(Frame<'_>)) -> Result<(), TooLarge> {
         let mut line = std::mem::take(&mut self.line);
-        let skip = if std::mem::take(&mut self.first_line) && line.starts_with(b"\xEF\xBB\xBF") { 3 } else { 0 };
+        let skip =
+            if std::mem::take(&mut self.first_line) && line.starts_with(b"\xEF\xBB\xBF") { 3 } else { 0 };
         let kept = if line.len() == skip {
             self.dispatch(terminator, on_frame);
             false
@@ -171,7 +172,9 @@ impl Parser {
                 return false;
             }
             b"retry" => {
-                if let Some(ms) = std::str::from_utf8(value).ok().filter(|v| v.bytes().all(|b| b.is_ascii_digit())) {
+                if let Some(ms) =
+                    std::str::from_utf8(value).ok().filter(|v| v.bytes().all(|b| b.is_ascii_digit()))
+                {
                     self.retry_ms = ms.parse().ok().or(self.retry_ms);
                 }
                 return false;

@@ -81,7 +81,10 @@ impl App {
             user_bytes: config.limits.user_bytes,
         }));
         let options = relay::Options {
-            tail: tail::Options { tick: ms(config.fanout.tick_ms), keep_alive: ms(config.server.keepalive_ms) },
+            tail: tail::Options {
+                tick: ms(config.fanout.tick_ms),
+                keep_alive: ms(config.server.keepalive_ms),
+            },
             stream_bytes: config.limits.stream_bytes,
             event_bytes: config.limits.event_bytes,
         };
@@ -180,11 +183,13 @@ fn prompts(path: &std::path::Path) -> anyhow::Result<Library> {
     use anyhow::Context;
     let mut files = Vec::new();
     if !path.as_os_str().is_empty() {
-        let entries = std::fs::read_dir(path).with_context(|| format!("prompts.path: cannot read {}", path.display()))?;
+        let entries = std::fs::read_dir(path)
+            .with_context(|| format!("prompts.path: cannot read {}", path.display()))?;
         for entry in entries {
             let file = entry?.path();
             if file.extension().is_some_and(|extension| extension == "prompt") {
-                let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+                let text = std::fs::read_to_string(&file)
+                    .with_context(|| format!("cannot read {}", file.display()))?;
                 files.push((file.display().to_string(), text));
             }
         }

@@ -2,6 +2,7 @@
 //!
 //! Model, permit, log, room, idempotency key, and only then the provider.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{App, Phase};
@@ -9,7 +10,7 @@ use crate::auth::{Principal, Role, digest_of};
 use crate::chat::Request;
 use crate::log::LogId;
 use crate::relay::route::UnknownModel;
-use crate::relay::running::OnDisconnect;
+use crate::relay::running::{OnDisconnect, Running};
 use crate::relay::{Created, Facts, Spec};
 use crate::store::{self, Claim};
 
@@ -27,6 +28,8 @@ pub struct Started {
     pub id: LogId,
     /// It was started by an earlier request with the same idempotency key.
     pub replayed: bool,
+    /// Its provider is at work on this node, or was a moment ago.
+    pub running: Option<Arc<Running>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -59,8 +62,11 @@ impl App {
         let session = match &wish.session {
             None => None,
             Some(name) => {
-                let (session, role) =
-                    self.hub.enter(principal, name).await?.ok_or_else(|| StartError::NoSession(name.clone()))?;
+                let (session, role) = self
+                    .hub
+                    .enter(principal, name)
+                    .await?
+                    .ok_or_else(|| StartError::NoSession(name.clone()))?;
                 if role < Role::Member {
                     return Err(StartError::NotAllowed);
                 }
@@ -75,7 +81,8 @@ impl App {
             return Ok(started);
         }
         let permit = self.running_permits.take(&principal.key());
-        let permit = permit.ok_or(StartError::TooManyStreams { limit: self.limits.running_streams_per_user })?;
+        let permit =
+            permit.ok_or(StartError::TooManyStreams { limit: self.limits.running_streams_per_user })?;
         let facts = Facts {
             tenant: principal.tenant.clone(),
             user: principal.user.clone(),
@@ -96,10 +103,11 @@ impl App {
             self.release_if_mute(key.clone(), &created);
         }
         if let Some(session) = session {
-            self.hub.opened(&session, &created).await?;
+            self.hub.opened(&session, created.running.clone()).await?;
         }
+        let running = created.running.clone();
         self.relay.launch(created, permit);
-        Ok(Started { id, replayed: false })
+        Ok(Started { id, replayed: false, running: Some(running) })
     }
 
     /// The stream that holds this key, if it is still kept.
@@ -136,5 +144,5 @@ fn replayed(value: &str, print: &str) -> Result<Started, StartError> {
         return Err(StartError::KeyReused);
     }
     let id = id.parse().map_err(|_| StartError::Store(store::Error::NotFound))?;
-    Ok(Started { id, replayed: true })
+    Ok(Started { id, replayed: true, running: None })
 }

@@ -42,7 +42,12 @@ pub struct CatchUp {
 
 impl CatchUp {
     /// `after`: the id that the viewer holds, if any. A fresh viewer gets everything that is kept.
-    pub async fn new(relay: &Relay, room: LogId, after: Option<&str>, moment: &Snapshot) -> Result<CatchUp, Error> {
+    pub async fn new(
+        relay: &Relay,
+        room: LogId,
+        after: Option<&str>,
+        moment: &Snapshot,
+    ) -> Result<CatchUp, Error> {
         let (mut vector, mut resets) = (Vector::default(), Vec::new());
         match after.map(Vector::parse) {
             None => {}
@@ -129,7 +134,8 @@ impl CatchUp {
     /// The same as WebSocket messages, all tokens of a part merged.
     pub fn next_frames(&mut self) -> Option<Vec<String>> {
         let part = self.parts.pop_front()?;
-        let records = part.tail.with_records(|all| all[part.from.seq as usize..part.upto.seq as usize].to_vec());
+        let records =
+            part.tail.with_records(|all| all[part.from.seq as usize..part.upto.seq as usize].to_vec());
         Some(message::frames(part.tail.log, &records))
     }
 }

@@ -16,11 +16,11 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::Session;
 use crate::event::Kind as EventKind;
 use crate::log::{LogId, Page, Position, Record};
+use crate::relay::Relay;
 use crate::relay::follow::follow;
 use crate::relay::running::Attendance;
 use crate::relay::tail::{self, Tail};
 use crate::relay::watch::{Watch, Watchers};
-use crate::relay::Relay;
 use crate::room::{Kind, Room, Vector, message};
 use crate::sse;
 use crate::store::{self, Error};
@@ -32,7 +32,8 @@ const WINDOW_BYTES: usize = 512 * 1024;
 #[derive(Debug, Clone)]
 pub struct Entry {
     pub sse: Bytes,
-    pub frames: Arc<[String]>,
+    /// UTF-8 text, a message each.
+    pub frames: Arc<[Bytes]>,
 }
 
 /// A stream that runs, as the mirror follows it.
@@ -84,7 +85,11 @@ pub struct Mirror {
 
 impl Mirror {
     /// Starts mirroring from now: what happened before is the viewers' to catch up with.
-    pub async fn open(relay: Arc<Relay>, session: Arc<Session>, options: &tail::Options) -> Result<Arc<Mirror>, Error> {
+    pub async fn open(
+        relay: Arc<Relay>,
+        session: Arc<Session>,
+        options: &tail::Options,
+    ) -> Result<Arc<Mirror>, Error> {
         let room = session.room().clone();
         let mut streams = BTreeMap::new();
         let mut vector = Vector { room: room.position, streams: BTreeMap::new() };
@@ -106,7 +111,8 @@ impl Mirror {
             _stop: stop.clone().drop_guard(),
         });
         let pages = Box::pin(follow(relay.store.clone(), session.log, mirror.window().room.position));
-        let run = Run { relay: relay.clone(), mirror: Arc::downgrade(&mirror), log: session.log, streams, pages };
+        let run =
+            Run { relay: relay.clone(), mirror: Arc::downgrade(&mirror), log: session.log, streams, pages };
         let options = options.clone();
         relay.tracker.spawn(async move {
             tokio::select! {
@@ -258,7 +264,7 @@ impl Run {
             let records = live.tail.with_records(|all| all[seen.seq as usize..].to_vec());
             if !records.is_empty() {
                 let sse = encode(log, &mut window.vector, *n, live.tail.log, &records);
-                let frames = message::frames(live.tail.log, &records).into();
+                let frames = message::frames(live.tail.log, &records).into_iter().map(Bytes::from).collect();
                 window.push(Entry { sse: sse.into(), frames });
             }
             let closed = window.room.streams.get(n).is_none_or(|entry| entry.closed.is_some());

@@ -13,7 +13,8 @@ use bytes::Bytes;
 
 use crate::auth::{Principal, Role};
 use crate::log::{Batch, Draft, Framing, LogId, Record, Refused};
-use crate::relay::{Created, Relay, now_ms, tail};
+use crate::relay::running::Running;
+use crate::relay::{Relay, now_ms, tail};
 use crate::room::{Entry, Kind, Room, Seat};
 use crate::store::{self, Meta};
 use mirror::Mirror;
@@ -67,7 +68,11 @@ impl Hub {
 
     /// The session and the principal's role in it, created if nobody has named it yet. None if it belongs to somebody
     /// who granted nothing.
-    pub async fn enter(&self, principal: &Principal, name: &str) -> Result<Option<(Arc<Session>, Role)>, store::Error> {
+    pub async fn enter(
+        &self,
+        principal: &Principal,
+        name: &str,
+    ) -> Result<Option<(Arc<Session>, Role)>, store::Error> {
         if let Some(session) = self.get(&principal.tenant, name) {
             return Ok(role(principal, &session).map(|role| (session, role)));
         }
@@ -124,14 +129,18 @@ impl Hub {
     }
 
     /// Tells the room that a stream opened, and, when it has ended, that it closed.
-    pub async fn opened(self: &Arc<Self>, session: &Arc<Session>, created: &Created) -> Result<(), store::Error> {
+    pub async fn opened(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        running: Arc<Running>,
+    ) -> Result<(), store::Error> {
         let n = {
             let _turn = session.writing.lock().await;
             let n = session.room().next_number();
-            self.write(session, Kind::Opened, Seat { n, stream: created.id }).await?;
+            self.write(session, Kind::Opened, Seat { n, stream: running.id }).await?;
             n
         };
-        let (hub, session, running) = (self.clone(), session.clone(), created.running.clone());
+        let (hub, session) = (self.clone(), session.clone());
         self.relay.tracker.spawn(async move {
             running.finished.cancelled().await;
             let _turn = session.writing.lock().await;
@@ -146,7 +155,8 @@ impl Hub {
 
     /// Appends to the room's log; the caller holds `writing`.
     async fn write(&self, session: &Session, kind: Kind, seat: Seat) -> Result<(), store::Error> {
-        let draft = Draft { kind: kind as u8, at_ms: now_ms(), payload: seat.data().into(), framing: Framing::Own };
+        let draft =
+            Draft { kind: kind as u8, at_ms: now_ms(), payload: seat.data().into(), framing: Framing::Own };
         let mut expected = session.room().position;
         // Other nodes write too: compare and retry.
         let head = loop {

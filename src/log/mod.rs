@@ -207,7 +207,12 @@ impl Log {
 ///
 /// Why the epoch is compared at all: a log that lost its tail and went on has other text under the same numbers,
 /// and a bare counter would resume a client into it without a word.
-pub fn check(position: Position, trimmed: Position, head: Position, epochs: &[(u16, u64)]) -> Result<(), Bad> {
+pub fn check(
+    position: Position,
+    trimmed: Position,
+    head: Position,
+    epochs: &[(u16, u64)],
+) -> Result<(), Bad> {
     if position.seq > head.seq {
         return Err(Bad::Ahead);
     }

@@ -108,7 +108,8 @@ mod tests {
 
     #[test]
     fn prints_as_documented_and_sorts_bytewise() {
-        let id: EventId = "01jxk3v9c2m4n5p6q7r8s9t0va-0000-0000000057".parse().expect("the documented example");
+        let id: EventId =
+            "01jxk3v9c2m4n5p6q7r8s9t0va-0000-0000000057".parse().expect("the documented example");
         assert_eq!(id.position, Position::new(0, 57));
         assert_eq!(id.to_string(), "01jxk3v9c2m4n5p6q7r8s9t0va-0000-0000000057");
         let later = EventId { position: Position::new(1, 58), ..id };

@@ -45,10 +45,11 @@ impl Transcript {
             Event::Token(text) => self.text.push_str(&text),
             Event::Reasoning(text) => self.reasoning.push_str(&text),
             Event::Tool(piece) => {
-                let at = self.tool_calls.iter().position(|call| call.index == piece.index).unwrap_or_else(|| {
-                    self.tool_calls.push(ToolCall { index: piece.index, ..ToolCall::default() });
-                    self.tool_calls.len() - 1
-                });
+                let at =
+                    self.tool_calls.iter().position(|call| call.index == piece.index).unwrap_or_else(|| {
+                        self.tool_calls.push(ToolCall { index: piece.index, ..ToolCall::default() });
+                        self.tool_calls.len() - 1
+                    });
                 let call = &mut self.tool_calls[at];
                 call.id = piece.id.or(call.id.take());
                 call.name = piece.name.or(call.name.take());

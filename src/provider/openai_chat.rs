@@ -144,7 +144,12 @@ impl Decoder {
 }
 
 impl State {
-    fn frame(&mut self, frame: &sse::Frame<'_>, limit: usize, frames: &mut Vec<Frame>) -> Result<(), DecodeError> {
+    fn frame(
+        &mut self,
+        frame: &sse::Frame<'_>,
+        limit: usize,
+        frames: &mut Vec<Frame>,
+    ) -> Result<(), DecodeError> {
         let data = frame.data.trim();
         let mut events = Vec::new();
         let mut usage_only = false;
@@ -156,7 +161,8 @@ impl State {
                 ..Done::ended(Status::Completed)
             }));
         } else if !data.is_empty() {
-            let chunk: Chunk = serde_json::from_str(data).map_err(|error| DecodeError::Malformed(error.to_string()))?;
+            let chunk: Chunk =
+                serde_json::from_str(data).map_err(|error| DecodeError::Malformed(error.to_string()))?;
             usage_only = chunk.usage.is_some() && chunk.choices.as_ref().is_none_or(Vec::is_empty);
             self.chunk(chunk, &mut events);
         } else {
@@ -240,7 +246,8 @@ impl Slots {
 
 /// A whole `chat.completion`. Its bytes are kept with the ending, for the client that asked for just this.
 pub fn whole(body: &[u8]) -> Result<Vec<Frame>, DecodeError> {
-    let chunk: Chunk = serde_json::from_slice(body).map_err(|error| DecodeError::Malformed(error.to_string()))?;
+    let chunk: Chunk =
+        serde_json::from_slice(body).map_err(|error| DecodeError::Malformed(error.to_string()))?;
     if chunk.error.as_ref().is_none_or(Value::is_null) && chunk.choices.as_ref().is_none_or(Vec::is_empty) {
         return Err(DecodeError::Malformed("a completion without choices".into()));
     }

@@ -15,7 +15,11 @@ use crate::store::{Error, Store};
 pub const PAGE_BYTES: usize = 1024 * 1024;
 
 /// Pages of records after `after`, ending once the log is closed and read.
-pub fn follow(store: Arc<dyn Store>, log: LogId, after: Position) -> impl Stream<Item = Result<Page, Error>> + Send {
+pub fn follow(
+    store: Arc<dyn Store>,
+    log: LogId,
+    after: Position,
+) -> impl Stream<Item = Result<Page, Error>> + Send {
     try_stream! {
         let mut at = after;
         loop {

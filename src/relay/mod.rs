@@ -26,9 +26,10 @@ use crate::chat::Request;
 use crate::event::{Event, Start};
 use crate::log::{Batch, Draft, Framing, LogId, Position};
 use crate::metrics::{Metrics, Sampler};
+use crate::provider::Provider;
 use crate::store::{self, Meta, Store};
 use crate::surface::Format;
-use route::Route;
+use route::{Route, Routes};
 use running::{OnDisconnect, Running, Stop};
 use tail::Tail;
 use viewer::Viewer;
@@ -80,7 +81,12 @@ pub struct Relay {
 }
 
 impl Relay {
-    pub fn new(store: Arc<dyn Store>, options: Options, metrics: Arc<Metrics>, tracker: TaskTracker) -> Arc<Relay> {
+    pub fn new(
+        store: Arc<dyn Store>,
+        options: Options,
+        metrics: Arc<Metrics>,
+        tracker: TaskTracker,
+    ) -> Arc<Relay> {
         Arc::new(Relay {
             store,
             metrics,
@@ -104,10 +110,16 @@ impl Relay {
             stream: id.to_string(),
             session: spec.facts.session,
             model: spec.facts.model,
-            provider: spec.route.targets.first().map(|target| target.endpoint.name.clone()).unwrap_or_default(),
+            provider: spec
+                .route
+                .targets
+                .first()
+                .map(|target| target.endpoint.name.clone())
+                .unwrap_or_default(),
             created_at: at_ms / 1000,
         });
-        let draft = Draft { kind: start.kind() as u8, at_ms, payload: start.data().into(), framing: Framing::Own };
+        let draft =
+            Draft { kind: start.kind() as u8, at_ms, payload: start.data().into(), framing: Framing::Own };
         let batch = Batch { expected: Position::START, epoch: 0, drafts: vec![draft], seal: false };
         let head = match self.store.append(id, batch).await {
             Ok(head) => head,
@@ -177,6 +189,20 @@ impl Relay {
         }
         tails.insert(id, Arc::downgrade(&opened));
         Ok(opened)
+    }
+
+    /// Names of models that can be asked for, with their providers'.
+    pub async fn models(&self, routes: &Routes) -> Vec<(String, String)> {
+        let mut models: Vec<_> =
+            routes.aliases.keys().map(|alias| (alias.clone(), "relaystream".to_owned())).collect();
+        for endpoint in routes.endpoints.values() {
+            for model in self.upstreams.models(endpoint).await {
+                let bare = endpoint.name == routes.default || endpoint.dialect == Provider::Demo;
+                let id = if bare { model } else { format!("{}/{model}", endpoint.name) };
+                models.push((id, endpoint.name.clone()));
+            }
+        }
+        models
     }
 
     /// A viewer right after `position`, which must have been checked.

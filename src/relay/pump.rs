@@ -61,7 +61,9 @@ impl From<DecodeError> for Halt {
     fn from(error: DecodeError) -> Halt {
         match error {
             DecodeError::TooLarge(_) => Halt::TooLarge,
-            DecodeError::Malformed(_) => Halt::Fault(Fault::new("upstream_malformed", error.to_string(), true)),
+            DecodeError::Malformed(_) => {
+                Halt::Fault(Fault::new("upstream_malformed", error.to_string(), true))
+            }
         }
     }
 }
@@ -76,7 +78,8 @@ impl Job {
     /// Runs the stream to its end.
     pub async fn run(mut self, relay: &Relay) {
         let target = self.route.targets.first().cloned();
-        let (provider, model) = target.as_ref().map_or(("", ""), |target| (&target.endpoint.name, &target.model));
+        let (provider, model) =
+            target.as_ref().map_or(("", ""), |target| (&target.endpoint.name, &target.model));
         let span = info_span!("stream", stream.id = %self.running.id, provider, model);
         async {
             let halt = match &target {
@@ -88,7 +91,8 @@ impl Job {
                 return;
             };
             if let Some(done) = done
-                && let Err(Halt::Store(error)) = self.append(relay, vec![self.draft(&Event::Done(done))], true).await
+                && let Err(Halt::Store(error)) =
+                    self.append(relay, vec![self.draft(&Event::Done(done))], true).await
             {
                 warn!(%error, "the ending could not be stored");
             }
@@ -160,7 +164,13 @@ impl Job {
         }
     }
 
-    async fn stream(&mut self, relay: &Relay, mut body: Body, decoder: &mut Decoder, asked: Instant) -> Result<(), Halt> {
+    async fn stream(
+        &mut self,
+        relay: &Relay,
+        mut body: Body,
+        decoder: &mut Decoder,
+        asked: Instant,
+    ) -> Result<(), Halt> {
         let mut frames = Vec::new();
         loop {
             let deadline = deadline(&self.route, self.began, asked, self.spoke);
@@ -180,7 +190,13 @@ impl Job {
         }
     }
 
-    async fn whole(&mut self, relay: &Relay, mut body: Body, decoder: &mut Decoder, asked: Instant) -> Result<(), Halt> {
+    async fn whole(
+        &mut self,
+        relay: &Relay,
+        mut body: Body,
+        decoder: &mut Decoder,
+        asked: Instant,
+    ) -> Result<(), Halt> {
         let deadline = deadline(&self.route, self.began, asked, None);
         let bytes = Self::wait(&mut self.stopped, deadline, body.whole(relay.options.event_bytes)).await??;
         let mut frames = decoder.whole(&bytes)?;
@@ -253,7 +269,8 @@ impl Job {
         metrics.streams.get_or_create_owned(&Ended { status: done.status.as_str() }).inc();
         metrics.operation_duration.observe(self.began.elapsed().as_secs_f64());
         if let Some(usage) = done.usage {
-            for (gen_ai_token_type, count) in [("input", usage.input_tokens), ("output", usage.output_tokens)] {
+            for (gen_ai_token_type, count) in [("input", usage.input_tokens), ("output", usage.output_tokens)]
+            {
                 metrics.token_usage.get_or_create_owned(&TokenType { gen_ai_token_type }).inc_by(count);
             }
         }
@@ -261,14 +278,26 @@ impl Job {
         let message = done.error.as_ref().map_or("", |error| &error.message);
         let elapsed_ms = self.began.elapsed().as_millis() as u64;
         if done.status == Status::Failed {
-            warn!(status = "failed", code, error = message, elapsed_ms, events = self.head.seq, "stream ended");
+            warn!(
+                status = "failed",
+                code,
+                error = message,
+                elapsed_ms,
+                events = self.head.seq,
+                "stream ended"
+            );
         } else {
             info!(status = done.status.as_str(), elapsed_ms, events = self.head.seq, "stream ended");
         }
     }
 
     fn draft(&self, event: &Event) -> Draft {
-        Draft { kind: event.kind() as u8, at_ms: now_ms(), payload: event.data().into(), framing: Framing::Own }
+        Draft {
+            kind: event.kind() as u8,
+            at_ms: now_ms(),
+            payload: event.data().into(),
+            framing: Framing::Own,
+        }
     }
 
     async fn pause(&mut self, wait: Duration) -> Result<(), Halt> {
@@ -323,14 +352,23 @@ fn ending(halt: Halt) -> Option<Done> {
 }
 
 /// The next deadline and its error code.
-fn deadline(route: &Route, began: Instant, asked: Instant, spoke: Option<Instant>) -> Option<(Instant, &'static str)> {
+fn deadline(
+    route: &Route,
+    began: Instant,
+    asked: Instant,
+    spoke: Option<Instant>,
+) -> Option<(Instant, &'static str)> {
     let timeouts = route.timeouts;
     let silence = match spoke {
         None => (timeouts.first_token, asked, "first_token_timeout"),
         Some(spoke) => (timeouts.between_tokens, spoke, "between_tokens_timeout"),
     };
     let total = (timeouts.total, began, "total_timeout");
-    [silence, total].into_iter().filter(|(limit, ..)| !limit.is_zero()).map(|(limit, from, code)| (from + limit, code)).min()
+    [silence, total]
+        .into_iter()
+        .filter(|(limit, ..)| !limit.is_zero())
+        .map(|(limit, from, code)| (from + limit, code))
+        .min()
 }
 
 fn timeout_message(code: &str) -> &'static str {

@@ -110,7 +110,11 @@ impl Rendition {
         let Some(chunk) = self.chunks.get(at) else { return Place::At(self.len) };
         let mark = chunk.marks[chunk.marks.partition_point(|mark| mark.seq < position.seq)];
         let offset = chunk.start + mark.end as u64;
-        if mark.seq == position.seq { Place::At(offset) } else { Place::Inside { upto: mark.seq, then: offset } }
+        if mark.seq == position.seq {
+            Place::At(offset)
+        } else {
+            Place::Inside { upto: mark.seq, then: offset }
+        }
     }
 
     /// Encodes the events after `position` up to `upto` by themselves, for a viewer that stands inside a frame.

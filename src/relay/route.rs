@@ -23,7 +23,10 @@ pub struct Endpoint {
 /// Keys are left out.
 impl std::fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Endpoint").field("name", &self.name).field("dialect", &self.dialect).finish_non_exhaustive()
+        f.debug_struct("Endpoint")
+            .field("name", &self.name)
+            .field("dialect", &self.dialect)
+            .finish_non_exhaustive()
     }
 }
 
@@ -122,8 +125,17 @@ impl Routes {
         }
     }
 
+    /// What is meant when no model is named; only the demo provider has an answer to that.
+    pub fn default_model(&self) -> Option<&'static str> {
+        let demo =
+            self.endpoints.get(&self.default).is_some_and(|endpoint| endpoint.dialect == Provider::Demo);
+        demo.then(|| demo::models().next()).flatten()
+    }
+
     fn bare(&self, model: &str) -> &str {
-        let known = WELL_KNOWN.iter().find(|(prefix, name)| model.starts_with(prefix) && self.endpoints.contains_key(*name));
+        let known = WELL_KNOWN
+            .iter()
+            .find(|(prefix, name)| model.starts_with(prefix) && self.endpoints.contains_key(*name));
         if demo::models().any(|name| name == model) {
             return "demo";
         }
@@ -135,7 +147,9 @@ impl Routes {
         let mut names: Vec<String> = self.aliases.keys().cloned().collect();
         for endpoint in self.endpoints.values() {
             match endpoint.dialect {
-                Provider::Demo => names.extend(demo::models().map(|model| format!("{}/{model}", endpoint.name))),
+                Provider::Demo => {
+                    names.extend(demo::models().map(|model| format!("{}/{model}", endpoint.name)))
+                }
                 Provider::OpenAiChat => names.push(format!("{}/<model>", endpoint.name)),
             }
         }
@@ -146,5 +160,7 @@ impl Routes {
 /// Names of other providers are theirs to refuse. The demo's own are known, and where it is the default it takes any
 /// bare name, so that an SDK's program runs unchanged; a name that looks like `provider/model` is taken for one.
 fn knows(endpoint: &Endpoint, model: &str, named: bool) -> bool {
-    endpoint.dialect != Provider::Demo || demo::models().any(|name| name == model) || (!named && !model.contains('/'))
+    endpoint.dialect != Provider::Demo
+        || demo::models().any(|name| name == model)
+        || (!named && !model.contains('/'))
 }

@@ -6,6 +6,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -127,6 +128,16 @@ impl Tail {
         self.shared().end
     }
 
+    /// Waits until nothing more will come.
+    pub async fn ended(&self) {
+        let watch = self.watchers.join();
+        std::future::poll_fn(|cx| {
+            watch.register(cx);
+            if self.end().is_some() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
     pub fn beats(&self) -> u64 {
         self.beats.load(Relaxed)
     }
@@ -144,7 +155,8 @@ impl Tail {
         let shared = self.shared();
         let head = shared.records.last().map_or(Position::START, |record| record.position);
         let mut epochs = Vec::new();
-        let at = |position: Position| (position.seq as usize).checked_sub(1).and_then(|at| shared.records.get(at));
+        let at =
+            |position: Position| (position.seq as usize).checked_sub(1).and_then(|at| shared.records.get(at));
         if let Some(record) = at(id.position) {
             epochs.push((record.position.epoch, record.position.seq));
         }
@@ -168,7 +180,11 @@ impl Tail {
     /// The next shared bytes of a format from `offset`.
     pub fn find(&self, format: Format, offset: u64) -> Find {
         let shared = self.shared();
-        let bytes = shared.renditions.iter().find(|known| known.format == format).and_then(|known| known.slice(offset));
+        let bytes = shared
+            .renditions
+            .iter()
+            .find(|known| known.format == format)
+            .and_then(|known| known.slice(offset));
         match (bytes, shared.end) {
             (Some(bytes), _) => Find::Bytes(bytes, shared.grown_at),
             (None, Some(end)) => Find::End(end),

@@ -10,9 +10,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 
-use super::route::Target;
+use super::route::{Endpoint, Target};
 use super::running::Refusal;
-use crate::provider::demo::Script;
+use crate::provider::demo::{self, Script};
 use crate::provider::{Ask, Provider, error_message};
 
 /// Something that went wrong with a provider.
@@ -54,6 +54,9 @@ pub enum Body {
 /// Error bodies are read up to here.
 const ERROR_BYTES: usize = 64 * 1024;
 
+const MODELS_PATIENCE: Duration = Duration::from_secs(2);
+const MODELS_BYTES: usize = 4 * 1024 * 1024;
+
 /// The HTTP clients, one for each provider and patience.
 #[derive(Default)]
 pub struct Upstreams {
@@ -62,21 +65,54 @@ pub struct Upstreams {
 
 impl Upstreams {
     /// Sends the request and waits for the head of the answer. `created` is in seconds since the Unix epoch.
-    pub async fn ask(&self, target: &Target, ask: Ask, connect: Duration, created: u64) -> Result<Answer, Fault> {
+    pub async fn ask(
+        &self,
+        target: &Target,
+        ask: Ask,
+        connect: Duration,
+        created: u64,
+    ) -> Result<Answer, Fault> {
         let endpoint = &target.endpoint;
         if endpoint.dialect == Provider::Demo {
             return Ok(Answer::Stream(Body::Demo(Script::new(&ask.body, created))));
         }
         let client = self.client(&endpoint.name, connect)?;
         let url = format!("{}{}", endpoint.base_url, ask.path);
-        let request = client.post(url).headers(headers(target)?).body(ask.body);
+        let request = client.post(url).headers(headers(endpoint)?).body(ask.body);
         let response = request.send().await.map_err(|error| fault(&endpoint.name, error))?;
         if !response.status().is_success() {
             return Err(refused(&endpoint.name, response).await);
         }
-        let json = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+        let json = response
+            .headers()
+            .get(CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
         let body = Body::Http(response, endpoint.name.clone());
         Ok(if json { Answer::Whole(body) } else { Answer::Stream(body) })
+    }
+
+    /// The models that a provider lists; none if it does not answer soon.
+    pub async fn models(&self, endpoint: &Endpoint) -> Vec<String> {
+        if endpoint.dialect == Provider::Demo {
+            return demo::models().map(str::to_owned).collect();
+        }
+        let list = async {
+            let client = self.client(&endpoint.name, MODELS_PATIENCE)?;
+            let request = client.get(format!("{}/models", endpoint.base_url)).headers(headers(endpoint)?);
+            let response = request.send().await.map_err(|error| fault(&endpoint.name, error))?;
+            Body::Http(response, endpoint.name.clone()).whole(MODELS_BYTES).await
+        };
+        let body = match tokio::time::timeout(MODELS_PATIENCE, list).await {
+            Ok(Ok(body)) => body,
+            Ok(Err(fault)) => {
+                tracing::warn!(provider = endpoint.name, error = %fault, "a provider did not list its models");
+                return Vec::new();
+            }
+            Err(_) => return Vec::new(),
+        };
+        let list: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+        let data = list["data"].as_array().map_or(&[][..], Vec::as_slice);
+        data.iter().filter_map(|model| model["id"].as_str().map(str::to_owned)).collect()
     }
 
     fn client(&self, name: &str, connect: Duration) -> Result<reqwest::Client, Fault> {
@@ -103,9 +139,14 @@ impl Upstreams {
     }
 }
 
-fn headers(target: &Target) -> Result<HeaderMap, Fault> {
-    let endpoint = &target.endpoint;
-    let bad = || Fault::new("connect_failed", format!("provider {}: a header or key is not valid", endpoint.name), false);
+fn headers(endpoint: &Endpoint) -> Result<HeaderMap, Fault> {
+    let bad = || {
+        Fault::new(
+            "connect_failed",
+            format!("provider {}: a header or key is not valid", endpoint.name),
+            false,
+        )
+    };
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if let Some(key) = endpoint.keys.first() {
@@ -142,7 +183,9 @@ fn innermost(error: &reqwest::Error) -> String {
 
 async fn refused(name: &str, mut response: reqwest::Response) -> Fault {
     let status = response.status().as_u16();
-    let header = |header| response.headers().get(header).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::to_owned);
+    let header = |header| {
+        response.headers().get(header).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::to_owned)
+    };
     let (content_type, retry_after) = (header(CONTENT_TYPE), header(RETRY_AFTER));
     let mut wait = header(reqwest::header::HeaderName::from_static("retry-after-ms"))
         .and_then(|ms| ms.parse().ok())
@@ -192,7 +235,11 @@ impl Body {
         while let Some(chunk) = self.chunk().await? {
             body.extend_from_slice(&chunk);
             if body.len() > limit {
-                return Err(Fault::new("too_large", format!("the provider's answer is larger than {limit} bytes"), false));
+                return Err(Fault::new(
+                    "too_large",
+                    format!("the provider's answer is larger than {limit} bytes"),
+                    false,
+                ));
             }
         }
         Ok(body)

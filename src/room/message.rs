@@ -18,10 +18,16 @@ pub const SUBPROTOCOL: &str = "relaystream.v1";
 #[derive(Debug, Clone, PartialEq)]
 pub enum Inbound {
     /// Attach or resume: `after` maps a stream's id, or the session's name, to an event id.
-    Hello { after: BTreeMap<String, String> },
-    Cancel { stream: String },
+    Hello {
+        after: BTreeMap<String, String>,
+    },
+    Cancel {
+        stream: String,
+    },
     Ping,
-    Unknown { name: String },
+    Unknown {
+        name: String,
+    },
 }
 
 /// A message and its client's own id for it, which answers repeat.
@@ -46,7 +52,11 @@ pub fn parse(text: &str) -> Result<Envelope, String> {
     let message = match wire.r#type.as_str() {
         "hello" => {
             let after = wire.data.get("after").cloned().unwrap_or_default();
-            let after = if after.is_null() { BTreeMap::new() } else { serde_json::from_value(after).map_err(|error| format!("data.after: {error}"))? };
+            let after = if after.is_null() {
+                BTreeMap::new()
+            } else {
+                serde_json::from_value(after).map_err(|error| format!("data.after: {error}"))?
+            };
             Inbound::Hello { after }
         }
         "cancel" => {

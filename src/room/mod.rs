@@ -162,7 +162,12 @@ mod tests {
         let (log, vector) = Vector::parse(text).expect("the documented example");
         assert_eq!(vector.streams, BTreeMap::from([(3, Position::new(0, 57)), (4, Position::new(1, 9))]));
         assert_eq!(vector.print(log), text);
-        for bad in ["", "x", "01jxk3v9c2m4n5p6q7r8s9t0va-0000-0000000012~", "01jxk3v9c2m4n5p6q7r8s9t0va-0000-0000000012~1.2"] {
+        for bad in [
+            "",
+            "x",
+            "01jxk3v9c2m4n5p6q7r8s9t0va-0000-0000000012~",
+            "01jxk3v9c2m4n5p6q7r8s9t0va-0000-0000000012~1.2",
+        ] {
             assert!(Vector::parse(bad).is_err(), "{bad}");
         }
     }

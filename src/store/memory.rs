@@ -99,7 +99,11 @@ impl Memory {
     }
 
     /// Drops finished logs that `whose` names, oldest first, until `over` is content.
-    fn drop_sealed(&self, whose: impl Fn(&Entry) -> bool, over: impl Fn(&Ledger) -> bool) -> Result<(), Error> {
+    fn drop_sealed(
+        &self,
+        whose: impl Fn(&Entry) -> bool,
+        over: impl Fn(&Ledger) -> bool,
+    ) -> Result<(), Error> {
         let mut ids: Vec<LogId> =
             self.sealed.iter().filter(|(_, entry)| whose(entry)).map(|(log, _)| *log).collect();
         ids.sort_unstable();
@@ -216,7 +220,8 @@ impl Store for Memory {
 
     fn claimed(&self, key: &str) -> Answer<'_, Option<String>> {
         let now = Instant::now();
-        let held = lock(&self.claims).get(key).filter(|(_, until)| *until > now).map(|(value, _)| value.clone());
+        let held =
+            lock(&self.claims).get(key).filter(|(_, until)| *until > now).map(|(value, _)| value.clone());
         ready(Ok(held))
     }
 

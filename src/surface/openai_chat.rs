@@ -33,7 +33,8 @@ impl Encoder {
             Framing::Raw(raw) if raw.dialect == FRAMES => self.forward(record, raw, out),
             Framing::Part => {}
             _ => {
-                let event = Kind::from_u8(record.draft.kind).map(|kind| Event::parse(kind, &record.draft.payload));
+                let event =
+                    Kind::from_u8(record.draft.kind).map(|kind| Event::parse(kind, &record.draft.payload));
                 if let Some(Ok(event)) = event {
                     self.event(record, event, out);
                 }

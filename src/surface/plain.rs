@@ -24,7 +24,8 @@ impl Encoder {
                 sse::write(out, Some(&id), "", None, b"[DONE]");
             }
             Ok(Event::Done(done)) => {
-                let message = done.error.map_or_else(|| done.status.as_str().to_owned(), |error| error.message);
+                let message =
+                    done.error.map_or_else(|| done.status.as_str().to_owned(), |error| error.message);
                 out.extend_from_slice(b"event: error\n");
                 sse::write_text(out, Some(&id), &message);
             }

@@ -6,7 +6,7 @@ import { existsSync } from "node:fs";
 import path from "node:path";
 import { createInterface } from "node:readline";
 import { install } from "./lib/install.mjs";
-import { killAll, launch, startLlmock, startProvider, startRelay, stop, stopAll } from "./lib/processes.mjs";
+import { launch, scratch, startLlmock, startProvider, startRelay, stop, stopAll } from "./lib/processes.mjs";
 
 const here = import.meta.dirname;
 const repository = path.resolve(here, "../..");
@@ -74,7 +74,7 @@ async function runSuite(suite, parts, bin) {
     const relay = await startRelay(bin, upstream.url, suite.config?.replace("UPSTREAM", upstream.url));
     mine.push(relay.child);
     const env = {
-      PATH: process.env.PATH, HOME: process.env.HOME, LANG: "C.UTF-8", NO_PROXY: "127.0.0.1", PYTHONDONTWRITEBYTECODE: "1",
+      PATH: process.env.PATH, HOME: scratch, TMPDIR: scratch, LANG: "C.UTF-8", NO_PROXY: "127.0.0.1", PYTHONDONTWRITEBYTECODE: "1",
       SDK_RELAY: relay.url, SDK_PROVIDER: upstream.url, SDK_CASE: caseFilter,
     };
     const runtime = suite.file.endsWith(".py") ? parts.python : parts.node;
@@ -98,26 +98,26 @@ async function runSuite(suite, parts, bin) {
 function report(results) {
   for (const { suite, name, message } of results.filter((r) => !r.ok)) console.log(`\n--- ${suite}: ${name}\n${message}`);
   const failed = results.filter((r) => !r.ok).length;
+  if (results.length === 0) console.log("no case matched");
   console.log(`\n${results.length - failed} passed, ${failed} failed`);
   return failed === 0 && results.length > 0;
 }
 
-const guard = setTimeout(() => {
-  console.log(`\nthe run took longer than ${RUN_MS} ms\n0 passed, 1 failed`);
-  killAll();
+async function giveUp(why) {
+  await stopAll();
+  console.log(`\n${why}\n\n0 passed, 1 failed`);
   process.exit(1);
-}, RUN_MS);
-for (const signal of ["SIGINT", "SIGTERM"])
-  process.on(signal, () => {
-    killAll();
-    process.exit(1);
-  });
+}
+
+const guard = setTimeout(giveUp, RUN_MS, `the run took longer than ${RUN_MS} ms`);
+for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, giveUp);
 
 let good = false;
 try {
   const bin = binary();
   const parts = install(here);
   const queue = SUITES.filter((suite) => suite.name.startsWith(suiteFilter));
+  if (queue.length === 0) throw new Error(`no suite begins with ${suiteFilter}`);
   const results = [];
   const worker = async () => {
     for (let suite = queue.shift(); suite; suite = queue.shift()) results.push(...(await runSuite(suite, parts, bin)));

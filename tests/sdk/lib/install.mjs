@@ -25,7 +25,7 @@ export function install(here) {
   // Each stamp is a copy of what was installed, written last.
   const npmStamp = path.join(here, "node_modules/.relaystream-lock");
   if (!existsSync(node) || !same(lock, npmStamp)) {
-    run("npm", ["ci", "--no-fund", "--no-audit"], here);
+    run("npm", ["ci", "--loglevel=error"], here);
     copyFileSync(lock, npmStamp);
   }
   const pipStamp = path.join(venv, "relaystream-requirements");

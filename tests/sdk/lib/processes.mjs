@@ -8,6 +8,10 @@ import path from "node:path";
 
 const started = new Set();
 
+// Everything written at run time lies here.
+export const scratch = mkdtempSync(path.join(tmpdir(), "relaystream-sdk-"));
+process.on("exit", () => rmSync(scratch, { recursive: true, force: true, maxRetries: 3 }));
+
 export async function freePort() {
   const server = net.createServer();
   await new Promise((done) => server.listen(0, "127.0.0.1", done));
@@ -41,7 +45,6 @@ export async function stop(child) {
 }
 
 export const stopAll = () => Promise.all([...started].map(stop));
-export const killAll = () => started.forEach((child) => child.kill("SIGKILL"));
 
 async function answers(child, url, ms) {
   const end = Date.now() + ms;
@@ -64,7 +67,7 @@ export async function startProvider(node, file) {
 
 export async function startLlmock(bin) {
   const port = await freePort();
-  const env = { PATH: process.env.PATH, HOME: tmpdir(), NO_PROXY: "127.0.0.1" };
+  const env = { PATH: process.env.PATH, HOME: scratch, NO_PROXY: "127.0.0.1" };
   const child = launch(bin, ["serve", "-h", "127.0.0.1", "-p", String(port), "--stream-chunk-delay-ms", "25", "--log-level", "warning"], { env });
   await answers(child, `http://127.0.0.1:${port}/_llmock/verdict`, 30_000);
   return { child, url: `http://127.0.0.1:${port}` };
@@ -72,14 +75,13 @@ export async function startLlmock(bin) {
 
 // A relaystream of its own: environment as a newcomer has it, configuration file, empty working directory.
 export async function startRelay(bin, upstream, config = "") {
-  const home = mkdtempSync(path.join(tmpdir(), "relaystream-sdk-"));
+  const home = mkdtempSync(path.join(scratch, "relay-"));
   writeFileSync(path.join(home, "config.toml"), config);
   const listen = `127.0.0.1:${await freePort()}`;
   const env = {
     PATH: process.env.PATH, HOME: home, NO_PROXY: "127.0.0.1", OPENAI_API_KEY: "test", OPENAI_BASE_URL: `${upstream}/v1`, RELAYSTREAM_LISTEN: listen,
   };
   const child = launch(bin, ["serve", ...(config ? ["--config", "config.toml"] : [])], { cwd: home, env });
-  child.over.then(() => rmSync(home, { recursive: true, force: true }));
   await answers(child, `http://${listen}/readyz`, 15_000);
   return { child, url: `http://${listen}` };
 }

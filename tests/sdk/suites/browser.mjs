@@ -1,7 +1,7 @@
 // Native EventSource in Debian's Chromium, driven by playwright-core: cut, reconnected by the browser itself, stopped by
 // 204; and the product's own page, reloaded mid-answer, watched by a second page, stopped.
 
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { chromium } from "playwright-core";
@@ -12,7 +12,6 @@ import { PROVIDER, RELAY, calls, ended, marker, snapshot, textOf, until } from "
 const FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
 const home = mkdtempSync(path.join(tmpdir(), "relaystream-chromium-"));
 const browser = await chromium.launchPersistentContext(home, { executablePath: "/usr/bin/chromium", args: FLAGS });
-process.on("exit", () => rmSync(home, { recursive: true, force: true }));
 
 async function page(cleanup, url) {
   const one = await browser.newPage();

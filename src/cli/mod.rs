@@ -1,0 +1,50 @@
+//! The command line: `serve` (the default), `check`.
+
+mod check;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "relaystream",
+    version,
+    about = "An LLM streaming proxy: every generation becomes a log to read live or later"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: serve::Serve,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve (the default).
+    Serve(serve::Serve),
+    /// Check the configuration and the prompts, and say what would be served.
+    Check(check::Check),
+}
+
+/// Runs the command that the process was started with. A bad configuration is exit code 2.
+pub fn run() -> ExitCode {
+    let arguments = Arguments::parse();
+    match arguments.command.unwrap_or(Command::Serve(arguments.serve)) {
+        Command::Serve(command) => serve::run(&command),
+        Command::Check(command) => check::run(&command),
+    }
+}
+
+/// Prints an error and its causes for a person; returns the exit code of bad configuration.
+#[expect(clippy::print_stderr, reason = "the command line speaks to a person")]
+fn refuse(error: &anyhow::Error) -> ExitCode {
+    eprintln!("relaystream: {error:#}");
+    ExitCode::from(2)
+}
+
+/// The runtime of commands that need one.
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("the system has threads to give")
+}

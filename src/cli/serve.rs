@@ -1,0 +1,132 @@
+//! `relaystream serve`: start, serve, reload, and leave gracefully.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{refuse, runtime};
+use crate::app::{App, settings};
+use crate::config::{Config, Environment, environment};
+use crate::http::rate::Rate;
+use crate::http::{connection, router};
+use crate::reload;
+use crate::telemetry;
+
+#[derive(Debug, clap::Args)]
+pub struct Serve {
+    /// The configuration file; none is needed.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The address to listen on.
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+    /// Let everyone in, without credentials, even where others than this machine can connect.
+    #[arg(long)]
+    open: bool,
+}
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 4096;
+/// After the deadline, viewers have this long to read their endings.
+const LAST_WORDS: Duration = Duration::from_millis(1500);
+
+pub fn run(command: &Serve) -> ExitCode {
+    let environment = environment();
+    telemetry::init(environment.get("RUST_LOG").map(String::as_str));
+    let prepared = load(command, &environment).and_then(|config| {
+        let settings = settings(&config, command.open, &environment)?;
+        Ok((config, settings))
+    });
+    let (config, settings) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => return refuse(&error),
+    };
+    let runtime = runtime();
+    let result = runtime.block_on(async {
+        let app = App::new(&config, settings);
+        serve(command, config, app, environment).await
+    });
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => refuse(&error),
+    }
+}
+
+pub(crate) fn load(command: &Serve, environment: &Environment) -> Result<Config> {
+    let mut config = Config::load(command.config.as_deref(), environment)?;
+    if let Some(listen) = command.listen {
+        config.server.listen = listen;
+    }
+    Ok(config)
+}
+
+async fn serve(command: &Serve, config: Config, app: Arc<App>, environment: Environment) -> Result<()> {
+    let rate = Rate::new(app.limits.requests_per_minute, &app.edge.trusted_proxies);
+    let router = router(&app, rate.as_ref());
+    let stop = CancellationToken::new();
+    let background = CancellationToken::new();
+    app.tracker.spawn(background.clone().run_until_cancelled_owned(housekeeping(app.clone(), rate)));
+    let watched =
+        reload::Watched { file: command.config.clone(), listen: command.listen, open: command.open };
+    app.tracker.spawn(background.clone().run_until_cancelled_owned(reload::watch(
+        app.clone(),
+        watched,
+        config.clone(),
+        environment,
+    )));
+    let listener = listen(config.server.listen)?;
+    let address = listener.local_addr().context("the socket has no address")?;
+    info!(%address, open = app.settings.load().access.open, "serving");
+    let (accepting, tracker) = (stop.clone(), app.tracker.clone());
+    app.tracker.spawn(async move { connection::serve(listener, router, &tracker, accepting).await });
+
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    info!(streams = app.relay.running_count(), drain_s = config.server.drain_s, "draining");
+    app.drain(Duration::from_secs(config.server.drain_s)).await;
+    background.cancel();
+    stop.cancel();
+    app.tracker.close();
+    if tokio::time::timeout(LAST_WORDS, app.tracker.wait()).await.is_err() {
+        warn!(left = app.tracker.len(), "some connections did not end in time");
+    }
+    info!("stopped");
+    Ok(())
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener> {
+    let open = || -> std::io::Result<TcpListener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        TcpListener::from_std(socket.into())
+    };
+    open().with_context(|| format!("server.listen: cannot listen on {address}"))
+}
+
+/// Expired logs, idle keys and sampled gauges, once a second.
+async fn housekeeping(app: Arc<App>, rate: Option<Rate>) {
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    for second in 0_u64.. {
+        tick.tick().await;
+        app.sweep().await;
+        if let Some(rate) = rate.as_ref().filter(|_| second.is_multiple_of(60)) {
+            app.metrics.rate_limit_keys.set(i64::try_from(rate.sweep()).unwrap_or(i64::MAX));
+        }
+    }
+}

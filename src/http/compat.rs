@@ -1,0 +1,149 @@
+//! Routes for clients that nobody changed: only their `base_url` points here.
+//!
+//! The body's `stream` decides what is answered, never `Accept`: SDKs send `application/json` for streams. The head is
+//! held until the provider said something, so that its early refusal keeps its status.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{FromRequest, Request, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
+
+use super::counted::Counted;
+use super::error::ApiError;
+use super::extract::{Caller, JsonBody, parameter};
+use super::sse::{Events, stream_headers};
+use super::streams::IDEMPOTENT_REPLAYED;
+use super::{view, wish};
+use crate::app::App;
+use crate::app::start::Started;
+use crate::chat;
+use crate::event::{Kind, Status};
+use crate::log::transcript::Transcript;
+use crate::log::{Position, Record};
+use crate::relay::running::Refusal;
+use crate::relay::viewer::Viewer;
+use crate::surface::{Format, Surface, openai_chat};
+
+/// `POST /v1/chat/completions`, streaming and not.
+pub async fn chat_completions(
+    State(app): State<Arc<App>>,
+    Caller(principal): Caller,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let (parts, body) = request.into_parts();
+    let JsonBody(fields) = JsonBody::from_request(Request::from_parts(parts.clone(), body), &app).await?;
+    let usage =
+        fields.get("stream_options").and_then(|options| options["include_usage"].as_bool()).unwrap_or(false);
+    let wish = read(fields, &parts.headers)?;
+    let stream = wish.request.stream;
+    let ids = !matches!(
+        parameter(parts.uri.query().unwrap_or_default(), "ids").as_deref(),
+        Some("0" | "false" | "off")
+    );
+    let started = app.start(&principal, wish).await?;
+    let facts = app.relay.facts(started.id).await?;
+    let held = view::permits(&app, &principal, started.id)?;
+    let tail = app.relay.tail(started.id).await?;
+    let format = Format { surface: Surface::OpenAiChat, usage, ids };
+    let mut viewer = app.relay.view(tail, format, Position::START);
+    let mut response = if stream {
+        let counted = Counted::new(&app.metrics, "sse");
+        hold_head(&app, &mut viewer, &started).await?;
+        Events::new(viewer, None, &parts.extensions, held, counted).into_response()
+    } else {
+        let _counted = Counted::new(&app.metrics, "json");
+        whole(&mut viewer, &started).await?
+    };
+    response.headers_mut().extend(stream_headers(started.id, &facts));
+    if started.replayed {
+        response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+    }
+    Ok(response)
+}
+
+fn read(mut fields: Map<String, Value>, headers: &HeaderMap) -> Result<crate::app::start::Wish, ApiError> {
+    let model = match fields.shift_remove("model") {
+        Some(Value::String(model)) => model,
+        None => return Err(ApiError::invalid("model", "is missing")),
+        Some(other) => {
+            return Err(ApiError::invalid("model", format!("expected a string, got {}", chat::kind(&other))));
+        }
+    };
+    let stream = match fields.shift_remove("stream") {
+        None | Some(Value::Null) => false,
+        Some(Value::Bool(stream)) => stream,
+        Some(other) => {
+            return Err(ApiError::invalid(
+                "stream",
+                format!("expected a boolean, got {}", chat::kind(&other)),
+            ));
+        }
+    };
+    let messages =
+        fields.shift_remove("messages").ok_or_else(|| ApiError::invalid("messages", "is missing"))?;
+    let request = chat::Request::new(model, messages, fields, stream)?;
+    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    wish::wish(request, header("x-session-id"), header("x-on-disconnect"), Map::new(), headers)
+}
+
+/// Waits until there is something to answer with: the provider's first word, its refusal, or the end of patience.
+async fn hold_head(app: &App, viewer: &mut Viewer, started: &Started) -> Result<(), ApiError> {
+    let _patience_may_end_first = tokio::time::timeout(app.edge.head_wait, viewer.until(has_spoken)).await;
+    let transcript =
+        viewer.tail.with_records(|records| (!has_spoken(records)).then(|| Transcript::of(records)));
+    match transcript {
+        Some(transcript) => failed(&transcript, started),
+        None => Ok(()),
+    }
+}
+
+fn has_spoken(records: &[Record]) -> bool {
+    let quiet = [Kind::Start as u8, Kind::Notice as u8, Kind::Done as u8];
+    records.iter().any(|record| !quiet.contains(&record.draft.kind))
+}
+
+/// An answer in one piece, once it is complete.
+async fn whole(viewer: &mut Viewer, started: &Started) -> Result<Response, ApiError> {
+    viewer.until(|_| false).await;
+    let tail = &viewer.tail;
+    tail.with_records(|records| failed(&Transcript::of(records), started))?;
+    let body = tail.with_records(|records| openai_chat::collect(tail.log, records));
+    Ok(([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response())
+}
+
+/// An ending other than a proper one, as an error.
+fn failed(transcript: &Transcript, started: &Started) -> Result<(), ApiError> {
+    let Some(done) = transcript.done.as_ref().filter(|done| done.status != Status::Completed) else {
+        return Ok(());
+    };
+    let mut error = match &done.error {
+        Some(failure) => ApiError::of_stream(&failure.code, failure.message.clone()),
+        None => ApiError::of_stream(done.status.as_str(), format!("the stream was {}", done.status.as_str())),
+    };
+    if let Some(refusal) = started.running.as_ref().and_then(|running| running.refusal.get()) {
+        error.status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_GATEWAY);
+        error.retried = refusal.retried;
+        error.refusal = Some(Refusal::clone(refusal));
+    } else {
+        // What failed upstream was retried as often as the route allows.
+        error.retried = true;
+    }
+    Err(error)
+}
+
+/// `GET /v1/models`, in OpenAI's shape.
+pub async fn models(State(app): State<Arc<App>>, Caller(_): Caller) -> Json<Value> {
+    let settings = app.settings.load_full();
+    let list: Vec<Value> = app
+        .relay
+        .models(&settings.routes)
+        .await
+        .into_iter()
+        .map(|(id, owner)| json!({"id": id, "object": "model", "created": 0, "owned_by": owner}))
+        .collect();
+    Json(json!({"object": "list", "data": list}))
+}

@@ -1,0 +1,108 @@
+//! What is put around every answer: a request id, a span, errors printed in the route's dialect, and mercy for
+//! reconnects.
+//!
+//! A native EventSource gives up for good on any status but 200. So a request that carries a position and meets a
+//! limit or a draining server gets 200, a `notice` with `retry:`, and a close; only a first request gets 429 or 503.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::middleware::Next;
+use axum::response::Response;
+use serde_json::json;
+use tracing::{Instrument, info_span};
+
+use super::error::ApiError;
+use super::extract;
+use super::sse;
+use crate::app::App;
+use crate::surface::{Surface, native};
+
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+pub async fn envelope(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let sent =
+        request.headers().get(X_REQUEST_ID).filter(|id| id.len() <= 128 && id.to_str().is_ok()).cloned();
+    let id = sent.unwrap_or_else(|| {
+        let id = format!("req_{}", ulid::Ulid::generate().to_string().to_lowercase());
+        HeaderValue::try_from(id).expect("a ULID is a header value")
+    });
+    request.headers_mut().insert(X_REQUEST_ID, id.clone());
+    let surface = surface(request.uri().path());
+    let reconnects = extract::after(request.headers(), request.uri().query().unwrap_or_default()).is_some()
+        && surface == Surface::Native;
+    let text = id.to_str().unwrap_or_default().to_owned();
+    // Paths only: query strings may hold prompts and tickets.
+    let span = info_span!("request", id = text, method = %request.method(), path = request.uri().path());
+    let mut response = next.run(request).instrument(span).await;
+    if let Some(error) = response.extensions_mut().remove::<Arc<ApiError>>() {
+        app.metrics.refuse(&error.code);
+        let headers = std::mem::take(response.headers_mut());
+        response = if reconnects && matches!(error.status.as_u16(), 429 | 503) {
+            come_back(&error)
+        } else {
+            print(&error, surface, &text)
+        };
+        response.headers_mut().extend(headers);
+    }
+    response.headers_mut().insert(X_REQUEST_ID, id);
+    response
+}
+
+/// The dialect that a path's clients speak.
+fn surface(path: &str) -> Surface {
+    match path {
+        "/v1/chat/completions" | "/v1/models" => Surface::OpenAiChat,
+        _ => Surface::Native,
+    }
+}
+
+fn print(error: &ApiError, surface: Surface, request_id: &str) -> Response {
+    let mut response = match &error.refusal {
+        Some(refusal) if !refusal.body.is_empty() => {
+            let kind = refusal.content_type.as_deref().and_then(|kind| HeaderValue::try_from(kind).ok());
+            let mut response = Response::new(Body::from(refusal.body.clone()));
+            response
+                .headers_mut()
+                .insert(CONTENT_TYPE, kind.unwrap_or(HeaderValue::from_static("application/json")));
+            response
+        }
+        _ => {
+            let mut response =
+                Response::new(Body::from(error.complaint(request_id).body(surface).to_string()));
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            response
+        }
+    };
+    *response.status_mut() = error.status;
+    let headers = response.headers_mut();
+    let wait = error.refusal.as_ref().and_then(|refusal| refusal.retry_after.clone());
+    let wait = wait.or_else(|| error.retry_after_s.map(|seconds| seconds.to_string()));
+    if let Some(value) = wait.and_then(|wait| HeaderValue::try_from(wait).ok()) {
+        headers.insert(RETRY_AFTER, value);
+    }
+    if error.retried {
+        headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
+    }
+    response
+}
+
+/// 200, word of what is wrong and when to come back, and a close.
+fn come_back(error: &ApiError) -> Response {
+    let seconds = error.retry_after_s.unwrap_or(1).max(1);
+    let retry_ms = seconds * 1000 + jitter_ms(1000);
+    let data = json!({"code": error.code, "message": error.message});
+    let mut response = Response::new(Body::from(native::aside("notice", Some(retry_ms), &data)));
+    *response.status_mut() = StatusCode::OK;
+    response.headers_mut().extend(sse::headers());
+    response
+}
+
+/// A random wait below `ceiling` milliseconds, so that clients do not come back together.
+pub fn jitter_ms(ceiling: u64) -> u64 {
+    ulid::Ulid::generate().0 as u64 % ceiling.max(1)
+}

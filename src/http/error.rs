@@ -1,0 +1,177 @@
+//! What went wrong, as an answer. The only place that knows which status an error has.
+//!
+//! A handler returns [`ApiError`]; the envelope middleware prints it in the dialect of the route, with the request
+//! id, and counts it. Internal causes are logged, never shown.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+
+use crate::app::start::StartError;
+use crate::chat::Invalid;
+use crate::prompts::RenderError;
+use crate::relay::running::Refusal;
+use crate::store;
+use crate::surface::Complaint;
+
+#[derive(Debug, Clone)]
+pub struct ApiError {
+    pub status: StatusCode,
+    pub code: String,
+    pub message: String,
+    pub param: Option<String>,
+    pub retry_after_s: Option<u64>,
+    /// The server has retried already: clients should not multiply that.
+    pub retried: bool,
+    /// The provider's own answer, passed on as it is.
+    pub refusal: Option<Refusal>,
+}
+
+impl ApiError {
+    pub fn new(status: StatusCode, code: &str, message: impl Into<String>) -> ApiError {
+        let (code, message) = (code.to_owned(), message.into());
+        ApiError { status, code, message, param: None, retry_after_s: None, retried: false, refusal: None }
+    }
+
+    /// 400: the request cannot be read.
+    pub fn bad_request(message: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::BAD_REQUEST, "bad_request", message)
+    }
+
+    /// 404: not there, or not yours.
+    pub fn not_found(message: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::NOT_FOUND, "not_found", message)
+    }
+
+    /// 403: known, but not allowed to.
+    pub fn not_allowed(message: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::FORBIDDEN, "not_allowed", message)
+    }
+
+    /// 422: a field is not what it must be.
+    pub fn invalid(field: impl Into<String>, message: impl Into<String>) -> ApiError {
+        let (field, message) = (field.into(), message.into());
+        let mut error =
+            ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", format!("{field}: {message}"));
+        error.param = Some(field);
+        error
+    }
+
+    /// 429: over a limit; come back after `retry_after_s` seconds.
+    pub fn limited(code: &str, message: impl Into<String>, retry_after_s: u64) -> ApiError {
+        let mut error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, code, message);
+        error.retry_after_s = Some(retry_after_s);
+        error
+    }
+
+    /// 503: this node goes away.
+    pub fn draining() -> ApiError {
+        let message = "the server is going away; try again in a moment";
+        let mut error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "draining", message);
+        error.retry_after_s = Some(1);
+        error
+    }
+
+    /// A stream that failed before it said anything, told as an answer.
+    pub fn of_stream(code: &str, message: impl Into<String>) -> ApiError {
+        let status = match code {
+            "connect_timeout" | "first_token_timeout" | "between_tokens_timeout" | "total_timeout" => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
+            "too_large" => StatusCode::PAYLOAD_TOO_LARGE,
+            "store_full" | "store_unavailable" | "interrupted" => StatusCode::SERVICE_UNAVAILABLE,
+            // Not a standard status, but what the field uses for a request that its own side called off.
+            "cancelled" => StatusCode::from_u16(499).unwrap_or(StatusCode::CONFLICT),
+            _ => StatusCode::BAD_GATEWAY,
+        };
+        ApiError::new(status, code, message)
+    }
+
+    /// The form in which surfaces print it.
+    pub fn complaint(&self, request_id: &str) -> Complaint {
+        Complaint {
+            status: self.status.as_u16(),
+            code: self.code.clone(),
+            message: self.message.clone(),
+            param: self.param.clone(),
+            request_id: Some(request_id.to_owned()),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    /// Empty: the envelope prints it.
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = self.status;
+        response.extensions_mut().insert(Arc::new(self));
+        response
+    }
+}
+
+impl From<Invalid> for ApiError {
+    fn from(invalid: Invalid) -> ApiError {
+        ApiError::invalid(invalid.field, invalid.message)
+    }
+}
+
+impl From<store::Error> for ApiError {
+    fn from(error: store::Error) -> ApiError {
+        match error {
+            store::Error::NotFound => ApiError::not_found("there is no such stream"),
+            store::Error::Full => ApiError::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "store_full",
+                "the server has no room for more streams",
+            ),
+            store::Error::Exists | store::Error::Refused(_) | store::Error::Unavailable(_) => {
+                tracing::error!(%error, "the store failed a request");
+                let message = "the server cannot reach its store";
+                ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", message)
+            }
+        }
+    }
+}
+
+impl From<StartError> for ApiError {
+    fn from(error: StartError) -> ApiError {
+        let message = error.to_string();
+        match error {
+            StartError::UnknownModel(_) => {
+                let mut error = ApiError::not_found(message);
+                error.param = Some("model".into());
+                error
+            }
+            StartError::Draining => ApiError::draining(),
+            StartError::TooManyStreams { .. } => ApiError::limited("too_many_streams", message, 5),
+            StartError::NoSession(_) => ApiError::not_found(message),
+            StartError::NotAllowed => ApiError::not_allowed(message),
+            StartError::KeyReused => ApiError::new(StatusCode::CONFLICT, "idempotency_key_reused", message),
+            StartError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<RenderError> for ApiError {
+    fn from(error: RenderError) -> ApiError {
+        let message = error.to_string();
+        match error {
+            RenderError::Unknown { .. } => {
+                let mut error = ApiError::not_found(message);
+                error.param = Some("prompt".into());
+                error
+            }
+            RenderError::Variables(problems) => {
+                let first = problems
+                    .first()
+                    .map_or("variables".into(), |first| format!("variables.{}", first.variable));
+                let mut error = ApiError::invalid(first, "");
+                error.message = message;
+                error
+            }
+            RenderError::TooLarge => ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message),
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! What handlers are handed: the caller, the position it holds, the body as JSON.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::{FromRequest, FromRequestParts, Request, State};
+use axum::http::header::{AUTHORIZATION, HeaderMap};
+use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value};
+
+use super::connection::Peer;
+use super::error::ApiError;
+use crate::app::App;
+use crate::auth::Principal;
+use crate::log::LogId;
+
+/// Who is asking. Put there by [`authenticate`].
+#[derive(Debug, Clone)]
+pub struct Caller(pub Arc<Principal>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Caller, ApiError> {
+        let missing =
+            || ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", crate::auth::Unauthorized.to_string());
+        parts.extensions.get::<Caller>().cloned().ok_or_else(missing)
+    }
+}
+
+/// Admits the caller, or answers 401 before anything else is looked at.
+pub async fn authenticate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let credential = credential(request.headers()).map(str::to_owned);
+    match app.settings.load().access.admit(credential.as_deref()) {
+        Ok(principal) => {
+            request.extensions_mut().insert(Caller(Arc::new(principal)));
+            next.run(request).await
+        }
+        Err(error) => {
+            ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", error.to_string()).into_response()
+        }
+    }
+}
+
+/// SDKs send their key under one of these names; current Anthropic SDKs use the first like everyone else.
+fn credential(headers: &HeaderMap) -> Option<&str> {
+    let bearer = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+    let named = || {
+        ["x-api-key", "x-goog-api-key", "api-key"].iter().find_map(|name| headers.get(*name)?.to_str().ok())
+    };
+    bearer.or_else(named)
+}
+
+/// The position that a request carries: the `Last-Event-ID` header, which wins, `?after=` or `?lastEventId=`, since a
+/// fresh EventSource cannot send the header. Empty counts as none.
+pub fn after(headers: &HeaderMap, query: &str) -> Option<String> {
+    let header =
+        headers.get("last-event-id").map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    let named = || parameter(query, "after").or_else(|| parameter(query, "lastEventId"));
+    header.filter(|id| !id.is_empty()).or_else(named).filter(|id| !id.is_empty())
+}
+
+/// The first value of a query parameter, decoded.
+pub fn parameter(query: &str, name: &str) -> Option<String> {
+    let pairs: Vec<(String, String)> = serde_urlencoded::from_str(query).ok()?;
+    pairs.into_iter().find(|(key, _)| key == name).map(|(_, value)| value)
+}
+
+/// An id of a stream; anything else is not found.
+pub fn stream_id(text: &str) -> Result<LogId, ApiError> {
+    text.parse().map_err(|_| ApiError::not_found("there is no such stream"))
+}
+
+/// A JSON object as body.
+pub struct JsonBody(pub Map<String, Value>);
+
+impl FromRequest<Arc<App>> for JsonBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<JsonBody, ApiError> {
+        let bytes = read_body(request.into_body(), app.edge.request_bytes).await?;
+        // Where serde says a line and a column, so do we.
+        match serde_json::from_slice(&bytes) {
+            Ok(Value::Object(fields)) => Ok(JsonBody(fields)),
+            Ok(other) => Err(ApiError::bad_request(format!(
+                "the body must be a JSON object, not {}",
+                crate::chat::kind(&other)
+            ))),
+            Err(error) if bytes.is_empty() => {
+                Err(ApiError::bad_request(format!("the body is empty, a JSON object is needed ({error})")))
+            }
+            Err(error) => Err(ApiError::bad_request(format!("the body is not JSON: {error}"))),
+        }
+    }
+}
+
+async fn read_body(body: Body, limit: usize) -> Result<axum::body::Bytes, ApiError> {
+    let limit_or_all = if limit == 0 { usize::MAX } else { limit };
+    to_bytes(body, limit_or_all).await.map_err(|error| {
+        let mut cause: Option<&dyn std::error::Error> = Some(&error);
+        while let Some(error) = cause {
+            if error.is::<http_body_util::LengthLimitError>() {
+                let message = format!("the body is larger than {limit} bytes");
+                return ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message);
+            }
+            cause = error.source();
+        }
+        ApiError::bad_request("the body could not be read")
+    })
+}
+
+/// Where a request comes from: the peer, or what a trusted proxy says about it.
+pub fn address(extensions: &axum::http::Extensions, headers: &HeaderMap, trusted: &[IpAddr]) -> IpAddr {
+    let peer =
+        extensions.get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |Peer(address)| SocketAddr::ip(address));
+    if !trusted.contains(&peer) {
+        return peer;
+    }
+    // The rightmost address that no proxy of ours added: what stands left of it is the client's own claim.
+    let hops = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
+    let hops: Vec<IpAddr> =
+        hops.flat_map(|list| list.split(',')).filter_map(|hop| hop.trim().parse().ok()).collect();
+    hops.into_iter().rev().find(|hop| !trusted.contains(hop)).unwrap_or(peer)
+}
+
+/// `Host`, as browsers' own origin is compared with it.
+pub fn host(headers: &HeaderMap) -> Option<&str> {
+    headers.get(header::HOST)?.to_str().ok()
+}

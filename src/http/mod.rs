@@ -1,0 +1,27 @@
+//! The edge: speaks HTTP to people and programs. Knows no provider's socket and no store's engine.
+//!
+//! A request passes, outermost first: panics caught, request id and span and errors in the route's dialect
+//! (`envelope`), CORS (`origin`), the caller (`extract`), its rate (`rate`), the handler.
+
+mod chat_stream;
+mod compat;
+pub mod connection;
+mod counted;
+mod envelope;
+mod error;
+mod extract;
+mod ops;
+mod origin;
+mod poll;
+mod prompts;
+pub mod rate;
+mod router;
+mod sessions;
+mod socket;
+mod sse;
+mod streams;
+mod ui;
+mod view;
+mod wish;
+
+pub use router::router;

@@ -1,0 +1,70 @@
+//! Every route, on one screen. The README's table names the same ones; a test compares them.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::middleware::{from_fn_with_state, map_response};
+use axum::response::Response;
+use axum::routing::{get, post};
+use tower_http::catch_panic::CatchPanicLayer;
+
+use super::error::ApiError;
+use super::rate::Rate;
+use super::{
+    chat_stream, compat, envelope, extract, ops, origin, poll, prompts, sessions, socket, streams, ui,
+};
+use crate::app::App;
+
+pub fn router(app: &Arc<App>, rate: Option<&Rate>) -> Router {
+    let mut api = Router::new()
+        // streams
+        .route("/v1/streams", post(streams::start))
+        .route("/v1/streams/{id}", get(streams::snapshot).delete(streams::forget))
+        .route("/v1/streams/{id}/events", get(streams::events))
+        .route("/v1/streams/{id}/poll", get(poll::poll))
+        .route("/v1/streams/{id}/cancel", post(streams::cancel))
+        .route("/v1/chat/stream", get(chat_stream::stream))
+        // sessions
+        .route("/v1/sessions", get(sessions::list))
+        .route("/v1/sessions/{sid}", get(sessions::snapshot).delete(sessions::forget))
+        .route("/v1/sessions/{sid}/events", get(sessions::events))
+        .route("/v1/sessions/{sid}/ws", get(socket::upgrade))
+        // prompts
+        .route("/v1/prompts", get(prompts::list))
+        .route("/v1/prompts/{name}", get(prompts::show))
+        // OpenAI
+        .route("/v1/chat/completions", post(compat::chat_completions))
+        .route("/v1/models", get(compat::models));
+    // Outermost last: a request passes authentication, then its rate, then the handler.
+    if let Some(rate) = rate {
+        api = api.route_layer(rate.layer());
+    }
+    api = api.route_layer(from_fn_with_state(app.clone(), extract::authenticate));
+    Router::new()
+        .merge(api)
+        // operations
+        .route("/healthz", get(ops::healthz))
+        .route("/readyz", get(ops::readyz))
+        .route("/metrics", get(ops::metrics))
+        .route("/openapi.json", get(ops::openapi))
+        .route("/", get(ui::index))
+        .fallback(async || ApiError::not_found("there is no such route"))
+        .method_not_allowed_fallback(async || {
+            ApiError::new(
+                axum::http::StatusCode::METHOD_NOT_ALLOWED,
+                "bad_request",
+                "this route has other methods",
+            )
+        })
+        .layer(origin::cors(app.clone()))
+        .layer(from_fn_with_state(app.clone(), envelope::envelope))
+        .layer(CatchPanicLayer::new())
+        .layer(map_response(nosniff))
+        .with_state(app.clone())
+}
+
+async fn nosniff(mut response: Response) -> Response {
+    let value = axum::http::HeaderValue::from_static("nosniff");
+    response.headers_mut().insert(axum::http::header::X_CONTENT_TYPE_OPTIONS, value);
+    response
+}

@@ -1,0 +1,225 @@
+//! Sessions: list, look, mirror over SSE, forget.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http_body::Frame;
+use serde_json::{Value, json};
+
+use super::counted::Counted;
+use super::envelope::jitter_ms;
+use super::error::ApiError;
+use super::extract::{Caller, after};
+use super::sse::{Held, headers};
+use crate::app::App;
+use crate::auth::{Principal, Role};
+use crate::hub::Session;
+use crate::hub::catchup::CatchUp;
+use crate::hub::mirror::{Find, Mirror};
+use crate::log::EventId;
+use crate::relay::watch::Watch;
+use crate::room;
+use crate::surface::{Surface, native};
+
+/// `GET /v1/sessions`: those that the caller has a role in.
+pub async fn list(State(app): State<Arc<App>>, Caller(principal): Caller) -> Json<Value> {
+    let sessions: Vec<Value> = app.hub.list(&principal).iter().map(|session| brief(&app, session)).collect();
+    Json(json!({"sessions": sessions}))
+}
+
+/// `GET /v1/sessions/{sid}`: its streams in order.
+pub async fn snapshot(
+    State(app): State<Arc<App>>,
+    Caller(principal): Caller,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let (session, role) = find(&app, &principal, &name)?;
+    let mut body = brief(&app, &session);
+    body["role"] = json!(role);
+    let streams: Vec<Value> = session
+        .streams()
+        .iter()
+        .map(|(n, entry)| {
+            let running = app.relay.running(entry.stream).is_some();
+            json!({"n": n, "stream": entry.stream.to_string(), "running": running})
+        })
+        .collect();
+    body["streams"] = streams.into();
+    Ok(Json(body))
+}
+
+fn brief(app: &App, session: &Session) -> Value {
+    let running =
+        session.streams().iter().filter(|(_, entry)| app.relay.running(entry.stream).is_some()).count();
+    let position = EventId { log: session.log, position: session.room().position };
+    json!({
+        "session": session.name,
+        "owner": session.owner,
+        "room": session.log.to_string(),
+        "position": position.to_string(),
+        "created_ms": session.created_ms,
+        "streams_running": running,
+        "viewers": session.viewers(),
+        "links": {"events": format!("/v1/sessions/{}/events", session.name),
+                  "socket": format!("/v1/sessions/{}/ws", session.name)},
+    })
+}
+
+fn find(app: &App, principal: &Principal, name: &str) -> Result<(Arc<Session>, Role), ApiError> {
+    app.hub
+        .find(principal, name)
+        .ok_or_else(|| ApiError::not_found(format!("there is no session \"{name}\"")))
+}
+
+/// `DELETE /v1/sessions/{sid}`: forgets it and its streams. For owners.
+pub async fn forget(
+    State(app): State<Arc<App>>,
+    Caller(principal): Caller,
+    Path(name): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    let (session, role) = find(&app, &principal, &name)?;
+    if role < Role::Owner {
+        return Err(ApiError::not_allowed("only an owner may forget a session"));
+    }
+    app.hub.forget(&session, &principal.user).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The session's permits for one more viewer.
+pub fn permits(app: &App, principal: &Principal, session: &Session) -> Result<Held, ApiError> {
+    let full = |what: &str| {
+        ApiError::limited("too_many_viewers", format!("{what} has as many viewers as it may"), 5)
+    };
+    let key = (session.tenant.clone(), session.name.clone());
+    let of_session = app.session_viewers.take(&key).ok_or_else(|| full("this session"))?;
+    let of_user = app.user_viewers.take(&principal.key()).ok_or_else(|| full("this user"))?;
+    Ok(Box::new((of_session, of_user)))
+}
+
+/// `GET /v1/sessions/{sid}/events`: all its streams, interleaved, under one id. A session that nobody has named yet
+/// begins with its first viewer.
+pub async fn events(
+    State(app): State<Arc<App>>,
+    Caller(principal): Caller,
+    Path(name): Path<String>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let after = after(request.headers(), request.uri().query().unwrap_or_default());
+    let session = if after.is_some() {
+        find(&app, &principal, &name)?.0
+    } else {
+        enter(&app, &principal, &name).await?.0
+    };
+    let held = permits(&app, &principal, &session)?;
+    let mirror = app.hub.mirror(&session).await?;
+    let watch = mirror.watchers.join();
+    let moment = mirror.snapshot();
+    let catch_up = CatchUp::new(&app.relay, session.log, after.as_deref(), &moment).await?;
+    if after.is_some() {
+        app.metrics.resumed(catch_up.resets().first().map_or("ok", |(_, bad)| bad.as_str()));
+    }
+    let closing = app.clone();
+    let body = MirrorEvents {
+        preface: catch_up.preface().into_iter().collect(),
+        catch_up: Some(catch_up),
+        next: moment.next,
+        beats: mirror.beats(),
+        mirror,
+        watch,
+        closing: Box::pin(async move { closing.closing().await }),
+        over: false,
+        _held: held,
+        _counted: Counted::new(&app.metrics, "sse"),
+    };
+    let mut response = Response::new(Body::new(body));
+    response.headers_mut().extend(headers());
+    Ok(response)
+}
+
+/// The session and the caller's role in it, made if need be.
+pub async fn enter(app: &App, principal: &Principal, name: &str) -> Result<(Arc<Session>, Role), ApiError> {
+    if !room::valid_name(name) {
+        return Err(ApiError::invalid(
+            "session",
+            format!("\"{name}\" is not of the form [A-Za-z0-9_.:-]{{1,128}}"),
+        ));
+    }
+    let missing = || ApiError::not_found(format!("there is no session \"{name}\""));
+    app.hub.enter(principal, name).await?.ok_or_else(missing)
+}
+
+struct MirrorEvents {
+    preface: VecDeque<Bytes>,
+    catch_up: Option<CatchUp>,
+    /// The index of the next entry of the mirror.
+    next: u64,
+    beats: u64,
+    mirror: Arc<Mirror>,
+    watch: Watch,
+    closing: BoxFuture<'static, ()>,
+    over: bool,
+    _held: Held,
+    _counted: Counted,
+}
+
+impl MirrorEvents {
+    fn next_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if let Some(bytes) = self.preface.pop_front() {
+            return Poll::Ready(Some(bytes));
+        }
+        if let Some(catch_up) = &mut self.catch_up {
+            match catch_up.next_slice() {
+                Some(bytes) => return Poll::Ready(Some(bytes)),
+                None => self.catch_up = None,
+            }
+        }
+        self.watch.register(cx);
+        match self.mirror.find(self.next) {
+            Find::Entries(entries) => {
+                self.next += entries.len() as u64;
+                self.beats = self.mirror.beats();
+                Poll::Ready(Some(match entries.as_slice() {
+                    [only] => only.sse.clone(),
+                    many => many.iter().map(|entry| entry.sse.as_ref()).collect::<Vec<_>>().concat().into(),
+                }))
+            }
+            // Too slow for the window, or the session was forgotten: the id it holds says where to go on.
+            Find::Behind | Find::Gone => Poll::Ready(None),
+            Find::Nothing if self.mirror.beats() != self.beats => {
+                self.beats = self.mirror.beats();
+                Poll::Ready(Some(Bytes::from_static(Surface::Native.keep_alive())))
+            }
+            Find::Nothing => {
+                std::task::ready!(self.closing.as_mut().poll(cx));
+                self.over = true;
+                let data = json!({"code": "draining", "message": "the server is going away"});
+                Poll::Ready(Some(native::aside("notice", Some(1000 + jitter_ms(4000)), &data).into()))
+            }
+        }
+    }
+}
+
+impl http_body::Body for MirrorEvents {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = self.get_mut();
+        if this.over {
+            return Poll::Ready(None);
+        }
+        this.next_bytes(cx).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
+    }
+}

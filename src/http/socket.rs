@@ -1,0 +1,315 @@
+//! `GET /v1/sessions/{sid}/ws`: the session mirrored over WebSocket.
+//!
+//! A viewer says `hello` with the positions it holds and is answered `welcome`; then it gets every stream's events,
+//! tokens merged at ticks that all viewers share. It is an index into the mirror: no queue, and one that has fallen
+//! out of the mirror's window is closed and comes back with its positions.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::counted::Counted;
+use super::envelope::jitter_ms;
+use super::error::ApiError;
+use super::extract::{Caller, host};
+use super::{origin, sessions};
+use crate::app::App;
+use crate::auth::{Principal, Role};
+use crate::hub::Session;
+use crate::hub::catchup::Arrival;
+use crate::hub::mirror::{Find, Mirror};
+use crate::log::{Bad, EventId};
+use crate::relay::now_ms;
+use crate::relay::running::Stop;
+use crate::relay::watch::Watch;
+use crate::room::message::{self, Inbound, SUBPROTOCOL};
+
+/// Close codes: 40xx stop, 41xx back off, 42xx come back at once with positions.
+const NOT_ALLOWED: u16 = 4003;
+const NO_SESSION: u16 = 4004;
+const TOO_MANY: u16 = 4106;
+const BEHIND: u16 = 4200;
+const DRAIN: u16 = 4202;
+const UNSUPPORTED: u16 = 1007;
+
+/// Bytes read at a time: tungstenite's own 128 KiB would be paid by every idle viewer.
+const READ_BUFFER: usize = 1024;
+const WRITE_BUFFER: usize = 256 * 1024;
+/// A client must say hello within this time.
+const HELLO_WAIT: Duration = Duration::from_secs(10);
+
+pub async fn upgrade(
+    State(app): State<Arc<App>>,
+    Caller(principal): Caller,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    upgrade: WebSocketUpgrade,
+) -> Result<Response, ApiError> {
+    if !origin::allowed(&app, headers.get("origin"), host(&headers)) {
+        let message = "this origin may not open sockets here";
+        return Err(ApiError::new(StatusCode::FORBIDDEN, "origin_not_allowed", message));
+    }
+    let upgrade = upgrade
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(0)
+        .max_write_buffer_size(WRITE_BUFFER)
+        .max_message_size(app.edge.message_bytes)
+        .max_frame_size(app.edge.message_bytes)
+        .protocols([SUBPROTOCOL]);
+    let named = upgrade.selected_protocol().is_some();
+    let admitted = match sessions::enter(&app, &principal, &name).await {
+        Ok((session, role)) => {
+            sessions::permits(&app, &principal, &session).map(|held| (session, role, held))
+        }
+        Err(error) => Err(error),
+    };
+    match admitted {
+        Ok((session, role, held)) => {
+            let token = app.tracker.token();
+            Ok(upgrade.on_upgrade(async move |socket| {
+                let _counted = Counted::new(&app.metrics, "websocket");
+                Box::pin(Viewer { app, principal, session, role }.serve(socket)).await;
+                drop((held, token));
+            }))
+        }
+        // A browser cannot read a status: clients that name our subprotocol are told by a close code.
+        Err(error) if named => Ok(upgrade.on_upgrade(async move |socket| refuse(socket, &error).await)),
+        Err(error) => Ok(error.into_response()),
+    }
+}
+
+async fn refuse(mut socket: WebSocket, error: &ApiError) {
+    let code = match error.status.as_u16() {
+        403 => NOT_ALLOWED,
+        429 => TOO_MANY,
+        _ => NO_SESSION,
+    };
+    close(&mut socket, code, &error.code).await;
+}
+
+async fn close(socket: &mut WebSocket, code: u16, reason: &str) {
+    let frame = CloseFrame { code, reason: reason.into() };
+    // The other side may be gone already, which closes just as well.
+    drop(timeout(Duration::from_secs(1), socket.send(Message::Close(Some(frame)))).await);
+}
+
+struct Viewer {
+    app: Arc<App>,
+    principal: Arc<Principal>,
+    session: Arc<Session>,
+    role: Role,
+}
+
+/// Why a socket ends.
+enum Goodbye {
+    /// The client left or broke the protocol, which tungstenite has answered.
+    Left,
+    Close(u16, &'static str),
+}
+
+impl From<axum::Error> for Goodbye {
+    fn from(_: axum::Error) -> Goodbye {
+        Goodbye::Left
+    }
+}
+
+/// A viewer's place in the mirror.
+struct Place {
+    mirror: Arc<Mirror>,
+    watch: Watch,
+    next: u64,
+}
+
+impl Viewer {
+    async fn serve(self, mut socket: WebSocket) {
+        if let Goodbye::Close(code, reason) =
+            self.run(&mut socket).await.map_or_else(|goodbye| goodbye, |never| never)
+        {
+            close(&mut socket, code, reason).await;
+        }
+    }
+
+    async fn run(&self, socket: &mut WebSocket) -> Result<Goodbye, Goodbye> {
+        let Ok(hello) = timeout(HELLO_WAIT, self.hello(socket)).await else {
+            return Ok(Goodbye::Close(NOT_ALLOWED, "no hello"));
+        };
+        let mut place = self.welcome(socket, hello?).await?;
+        let (ping, pong) = (self.app.edge.ping, self.app.edge.pong);
+        let mut heard = Instant::now();
+        let mut ping_at = heard + ping;
+        loop {
+            let news = std::future::poll_fn(|cx| {
+                place.watch.register(cx);
+                match place.mirror.find(place.next) {
+                    Find::Nothing => std::task::Poll::Pending,
+                    found => std::task::Poll::Ready(found),
+                }
+            });
+            tokio::select! {
+                found = news => {
+                    self.send_news(socket, &mut place, found).await?;
+                }
+                received = socket.recv() => {
+                    heard = Instant::now();
+                    ping_at = heard + ping;
+                    let Some(message) = received else { return Ok(Goodbye::Left) };
+                    self.receive(socket, message?).await?;
+                }
+                () = sleep_until(ping_at), if !ping.is_zero() => {
+                    if heard + ping + pong <= Instant::now() {
+                        return Ok(Goodbye::Close(BEHIND, "no pong"));
+                    }
+                    self.send(socket, Message::Ping(Default::default())).await?;
+                    ping_at = Instant::now() + pong;
+                }
+                () = self.app.closing() => {
+                    let retry = 1000 + jitter_ms(4000);
+                    self.send(socket, Message::text(message::going_away(retry, now_ms()))).await?;
+                    return Ok(Goodbye::Close(DRAIN, "draining"));
+                }
+            }
+        }
+    }
+
+    /// One that takes no byte for as long as a pong may take is too far behind.
+    async fn send(&self, socket: &mut WebSocket, message: Message) -> Result<(), Goodbye> {
+        let patience =
+            if self.app.edge.pong.is_zero() { Duration::from_secs(60) } else { self.app.edge.pong };
+        match timeout(patience, socket.send(message)).await {
+            Ok(sent) => Ok(sent?),
+            Err(_) => Err(Goodbye::Close(BEHIND, "too far behind")),
+        }
+    }
+
+    async fn send_news(&self, socket: &mut WebSocket, place: &mut Place, found: Find) -> Result<(), Goodbye> {
+        match found {
+            Find::Entries(entries) => {
+                place.next += entries.len() as u64;
+                for frame in entries.iter().flat_map(|entry| entry.frames.iter()) {
+                    let text = Utf8Bytes::try_from(frame.clone()).map_err(|_| Goodbye::Left)?;
+                    self.send(socket, Message::Text(text)).await?;
+                }
+                Ok(())
+            }
+            Find::Behind => Err(Goodbye::Close(BEHIND, "too far behind")),
+            Find::Gone => Err(Goodbye::Close(NO_SESSION, "no such session")),
+            Find::Nothing => Ok(()),
+        }
+    }
+
+    /// The first message must be `hello`.
+    async fn hello(&self, socket: &mut WebSocket) -> Result<BTreeMap<String, String>, Goodbye> {
+        while let Some(message) = socket.recv().await {
+            let Message::Text(text) = message? else { continue };
+            match message::parse(&text) {
+                Ok(message::Envelope { message: Inbound::Hello { after }, .. }) => return Ok(after),
+                Ok(message::Envelope { message: Inbound::Ping, id }) => {
+                    self.send(socket, Message::text(message::pong(id.as_deref(), now_ms()))).await?;
+                }
+                Ok(message::Envelope { id, .. }) => {
+                    let error = message::error(id.as_deref(), "bad_request", "say hello first", now_ms());
+                    self.send(socket, Message::text(error)).await?;
+                }
+                Err(error) => {
+                    self.send(socket, Message::text(message::error(None, "bad_request", &error, now_ms())))
+                        .await?;
+                }
+            }
+        }
+        Err(Goodbye::Left)
+    }
+
+    /// Everything so far, then what the viewer has missed of what it knew; from there on it is live.
+    async fn welcome(
+        &self,
+        socket: &mut WebSocket,
+        after: BTreeMap<String, String>,
+    ) -> Result<Place, Goodbye> {
+        let failed = |_| Goodbye::Close(NO_SESSION, "no such session");
+        let mirror = self.app.hub.mirror(&self.session).await.map_err(failed)?;
+        let watch = mirror.watchers.join();
+        let moment = mirror.snapshot();
+        let mut resets = Vec::new();
+        if let Some(id) = after.get(&self.session.name)
+            && let Err(bad) = self.check_room(id).await
+        {
+            resets.push((self.session.name.clone(), bad));
+        }
+        let mut arrival =
+            Arrival::new(&self.app.relay, self.session.log, &after, &moment).await.map_err(failed)?;
+        resets.append(&mut arrival.resets);
+        if !after.is_empty() {
+            self.app.metrics.resumed(resets.first().map_or("ok", |(_, bad)| bad.as_str()));
+        }
+        for (log, bad) in &resets {
+            self.send(socket, Message::text(message::reset(log, bad.as_str(), now_ms()))).await?;
+        }
+        let room = EventId { log: self.session.log, position: moment.vector.room };
+        let role = serde_json::to_value(self.role).ok();
+        let role = role.as_ref().and_then(|role| role.as_str()).unwrap_or_default();
+        let welcome = message::welcome(&self.principal.user, role, room, &arrival.streams, now_ms());
+        self.send(socket, Message::text(welcome)).await?;
+        while let Some(frames) = arrival.missed.next_frames() {
+            for frame in frames {
+                self.send(socket, Message::text(frame)).await?;
+            }
+        }
+        Ok(Place { mirror, watch, next: moment.next })
+    }
+
+    async fn check_room(&self, id: &str) -> Result<(), Bad> {
+        let id: EventId = id.parse().map_err(|_| Bad::Unknown)?;
+        if id.log != self.session.log {
+            return Err(Bad::Foreign);
+        }
+        self.app.relay.store.check(id.log, id.position).await.unwrap_or(Err(Bad::Lost))
+    }
+
+    async fn receive(&self, socket: &mut WebSocket, message: Message) -> Result<(), Goodbye> {
+        let text = match message {
+            Message::Text(text) => text,
+            Message::Binary(_) => return Err(Goodbye::Close(UNSUPPORTED, "text frames only")),
+            Message::Close(_) => return Err(Goodbye::Left),
+            Message::Ping(_) | Message::Pong(_) => return Ok(()),
+        };
+        let answer = match message::parse(&text) {
+            Err(error) => message::error(None, "bad_request", &error, now_ms()),
+            Ok(message::Envelope { id, message }) => match message {
+                Inbound::Ping => message::pong(id.as_deref(), now_ms()),
+                Inbound::Hello { .. } => {
+                    message::error(id.as_deref(), "bad_request", "you have said hello", now_ms())
+                }
+                Inbound::Cancel { stream } => self.cancel(id.as_deref(), &stream).await,
+                Inbound::Unknown { name } => {
+                    let text = format!("there is no message type \"{name}\"");
+                    message::error(id.as_deref(), "bad_request", &text, now_ms())
+                }
+            },
+        };
+        self.send(socket, Message::text(answer)).await
+    }
+
+    async fn cancel(&self, id: Option<&str>, stream: &str) -> String {
+        let refused = |code: &str, text: &str| message::error(id, code, text, now_ms());
+        let Ok(log) = stream.parse() else { return refused("not_found", "there is no such stream") };
+        let Ok(facts) = self.app.readable(&self.principal, log).await else {
+            return refused("not_found", "there is no such stream");
+        };
+        if facts.session.as_deref() != Some(&self.session.name) {
+            return refused("not_found", "there is no such stream in this session");
+        }
+        if !self.app.may_end(&self.principal, &facts) {
+            return refused("not_allowed", "your role does not allow it to cancel this stream");
+        }
+        if let Some(running) = self.app.relay.running(log) {
+            running.stop(Stop::Cancelled(self.principal.user.clone()));
+        }
+        message::ack(id, now_ms())
+    }
+}

@@ -1,0 +1,165 @@
+//! A viewer's connection: shared bytes from its offset, keep-alives, and an ending that its client understands.
+//!
+//! The body is written by hand: axum's SSE type renders anew for each viewer and ends its keep-alives with a blank
+//! line, which crashes openai-python once an id was sent.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, LINK};
+use axum::http::{Extensions, HeaderName, HeaderValue};
+use axum::response::Response;
+use bytes::Bytes;
+use http_body::Frame;
+use serde_json::json;
+use tokio::time::{Sleep, sleep};
+
+use super::connection::Flushes;
+use super::counted::Counted;
+use crate::event::Status;
+use crate::log::LogId;
+use crate::relay::Facts;
+use crate::relay::tail::End;
+use crate::relay::viewer::{Step, Viewer};
+use crate::relay::watch::Watch;
+use crate::surface::{Ending, Surface, native};
+
+/// The headers of every event stream: no cache, no transformation, no buffering by proxies.
+pub fn headers() -> HeaderMap {
+    HeaderMap::from_iter([
+        (CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+        (CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform")),
+        (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+    ])
+}
+
+/// The headers of every answer that belongs to a stream.
+pub fn stream_headers(id: LogId, facts: &Facts) -> HeaderMap {
+    let value = |text: String| HeaderValue::try_from(text).expect("ids and session names are header values");
+    let mut headers = HeaderMap::new();
+    headers.insert(HeaderName::from_static("x-stream-id"), value(id.to_string()));
+    if let Some(session) = &facts.session {
+        headers.insert(HeaderName::from_static("x-session-id"), value(session.clone()));
+    }
+    headers.insert(LINK, value(format!("</v1/streams/{id}/events>; rel=\"events\"")));
+    headers
+}
+
+/// What a body holds as long as it lives: permits and counts.
+pub type Held = Box<dyn Send + Sync>;
+
+pub struct Events {
+    viewer: Viewer,
+    /// Sent before the viewer's bytes: resets.
+    preface: Option<Bytes>,
+    breaking: Option<Breaking>,
+    over: bool,
+    flushes: Option<Arc<Flushes>>,
+    _held: Held,
+    _counted: Counted,
+}
+
+/// The last frame is on its way; once it is written the body errs.
+struct Breaking {
+    flushes_before: u64,
+    watch: Option<Watch>,
+    /// On HTTP/2 a flush under way may have been of older frames: a little more time covers that.
+    grace: Pin<Box<Sleep>>,
+}
+
+const BREAK_GRACE: Duration = Duration::from_millis(50);
+
+impl Events {
+    pub fn new(
+        viewer: Viewer,
+        preface: Option<Bytes>,
+        extensions: &Extensions,
+        held: Held,
+        counted: Counted,
+    ) -> Events {
+        let flushes = extensions.get::<Arc<Flushes>>().cloned();
+        Events { viewer, preface, breaking: None, over: false, flushes, _held: held, _counted: counted }
+    }
+
+    pub fn into_response(self) -> Response {
+        let mut response = Response::new(Body::new(self));
+        response.headers_mut().extend(headers());
+        response
+    }
+
+    /// What is still to be said at the end, then how to end.
+    fn end(&mut self, end: End) -> (Option<Bytes>, Ending) {
+        let surface = self.viewer.format().surface;
+        match end {
+            End::Ended(status) => (None, surface.ending(status)),
+            // The log was taken away under its viewers.
+            End::Gone if surface == Surface::Native => {
+                let reset = native::aside("reset", None, &json!({"reason": "lost"}));
+                (Some(reset.into()), Ending::Clean)
+            }
+            End::Gone => (None, surface.ending(Status::Interrupted)),
+        }
+    }
+
+    fn poll_break(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let flushes = self.flushes.clone();
+        let breaking = self.breaking.get_or_insert_with(|| Breaking {
+            flushes_before: flushes.as_ref().map_or(0, |flushes| flushes.count()),
+            watch: flushes.as_ref().map(|flushes| flushes.watchers.join()),
+            grace: Box::pin(sleep(BREAK_GRACE)),
+        });
+        if let Some(watch) = &breaking.watch {
+            watch.register(cx);
+        }
+        let flushed = flushes.map_or(2, |flushes| flushes.count() - breaking.flushes_before);
+        if flushed == 0 {
+            return Poll::Pending;
+        }
+        if flushed == 1 && breaking.grace.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        self.over = true;
+        Poll::Ready(Some(Err(Broken)))
+    }
+}
+
+/// Makes hyper break the connection off, without the chunk that would mark a proper end.
+#[derive(Debug, thiserror::Error)]
+#[error("the stream did not complete")]
+pub struct Broken;
+
+impl http_body::Body for Events {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let this = self.get_mut();
+        if this.over {
+            return Poll::Ready(None);
+        }
+        if this.breaking.is_some() {
+            return this.poll_break(cx);
+        }
+        if let Some(preface) = this.preface.take() {
+            return Poll::Ready(Some(Ok(Frame::data(preface))));
+        }
+        match std::task::ready!(this.viewer.poll(cx)) {
+            Step::Bytes(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+            Step::Silence => {
+                let keep_alive = this.viewer.format().surface.keep_alive();
+                Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(keep_alive)))))
+            }
+            Step::End(end) => {
+                let (last, ending) = this.end(end);
+                if ending == Ending::Broken {
+                    return this.poll_break(cx);
+                }
+                this.over = true;
+                Poll::Ready(last.map(|bytes| Ok(Frame::data(bytes))))
+            }
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Letting a viewer in: may it read, from where, and is there room for it.
+
+use std::sync::Arc;
+
+use axum::http::{Extensions, StatusCode};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use serde_json::json;
+
+use super::counted::Counted;
+use super::error::ApiError;
+use super::sse::{Events, Held, stream_headers};
+use crate::app::App;
+use crate::auth::Principal;
+use crate::log::{Bad, EventId, LogId, Position};
+use crate::relay::Facts;
+use crate::relay::tail::{End, Tail};
+use crate::surface::{Format, Surface, native};
+
+/// Where a viewer goes on, and why not where it wanted to.
+pub struct From {
+    pub position: Position,
+    pub reset: Option<Bad>,
+}
+
+/// Reads a position that a client sent. A bad one gets a named reason and the log from its start.
+pub fn position(tail: &Tail, after: Option<&str>) -> From {
+    let checked = after.map(|text| {
+        let id: EventId = text.parse().map_err(|_| Bad::Unknown)?;
+        tail.check(id).map(|()| id.position)
+    });
+    match checked {
+        None => From { position: Position::START, reset: None },
+        Some(Ok(position)) => From { position, reset: None },
+        Some(Err(bad)) => From { position: Position::START, reset: Some(bad) },
+    }
+}
+
+/// Whether everything has been read: the log is closed and this is its end.
+pub fn at_end(tail: &Tail, position: Position) -> bool {
+    matches!(tail.end(), Some(End::Ended(_))) && position == tail.head()
+}
+
+/// The permits that a viewer of a stream needs.
+pub fn permits(app: &App, principal: &Principal, stream: LogId) -> Result<Held, ApiError> {
+    let full = |what: &str| {
+        ApiError::limited("too_many_viewers", format!("{what} has as many viewers as it may"), 5)
+    };
+    let of_stream = app.stream_viewers.take(&stream).ok_or_else(|| full("this stream"))?;
+    let of_user = app.user_viewers.take(&principal.key()).ok_or_else(|| full("this user"))?;
+    Ok(Box::new((of_stream, of_user)))
+}
+
+/// A request for a stream's events.
+pub struct Ask<'a> {
+    pub id: LogId,
+    pub facts: &'a Facts,
+    pub format: Format,
+    pub after: Option<&'a str>,
+    pub extensions: &'a Extensions,
+}
+
+/// The stream's events as an SSE answer, or 204 if the viewer has them all.
+pub async fn events(app: &Arc<App>, principal: &Principal, ask: Ask<'_>) -> Result<Response, ApiError> {
+    let tail = app.relay.tail(ask.id).await?;
+    let from = position(&tail, ask.after);
+    if ask.after.is_some() {
+        let ok = if at_end(&tail, from.position) { "done" } else { "ok" };
+        app.metrics.resumed(from.reset.map_or(ok, Bad::as_str));
+    }
+    if at_end(&tail, from.position) {
+        return Ok((StatusCode::NO_CONTENT, stream_headers(ask.id, ask.facts)).into_response());
+    }
+    let held = permits(app, principal, ask.id)?;
+    let preface = from.reset.map(|bad| preface(ask.format.surface, bad));
+    let viewer = app.relay.view(tail, ask.format, from.position);
+    let counted = Counted::new(&app.metrics, "sse");
+    let mut response = Events::new(viewer, preface, ask.extensions, held, counted).into_response();
+    response.headers_mut().extend(stream_headers(ask.id, ask.facts));
+    Ok(response)
+}
+
+/// Word of a reset, in the surface's own terms.
+fn preface(surface: Surface, bad: Bad) -> Bytes {
+    match surface {
+        Surface::Native | Surface::Plain => {
+            native::aside("reset", None, &json!({"reason": bad.as_str()})).into()
+        }
+        // An SDK would take a replay for more of the same: an error frame makes it raise instead.
+        Surface::OpenAiChat => {
+            let error = json!({"error": {"message": format!("the position cannot be resumed: {}", bad.as_str()),
+                                         "type": "invalid_request_error", "param": null, "code": bad.as_str()}});
+            format!("data: {error}\n\n").into()
+        }
+    }
+}

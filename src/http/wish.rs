@@ -1,0 +1,133 @@
+//! What a client wants generated, read from the native API's body.
+
+use axum::http::HeaderMap;
+use serde_json::{Map, Value};
+
+use super::error::ApiError;
+use crate::app::App;
+use crate::app::start::Wish;
+use crate::chat::{Message, Request, kind};
+use crate::prompts;
+use crate::relay::running::OnDisconnect;
+use crate::room;
+
+/// Reads `{model, messages | input | prompt + variables, session?, on_disconnect?, metadata?, …sampling, tools}`.
+pub fn read(app: &App, mut fields: Map<String, Value>, headers: &HeaderMap) -> Result<Wish, ApiError> {
+    let session = text(&mut fields, "session")?;
+    let on_disconnect = text(&mut fields, "on_disconnect")?;
+    let metadata = match fields.shift_remove("metadata") {
+        None | Some(Value::Null) => Map::new(),
+        Some(Value::Object(metadata)) => metadata,
+        Some(other) => {
+            return Err(ApiError::invalid("metadata", format!("expected an object, got {}", kind(&other))));
+        }
+    };
+    let model = text(&mut fields, "model")?;
+    fields.shift_remove("stream");
+    let (model, messages, params) = said(app, model, fields)?;
+    let model = match model.or_else(|| app.settings.load().routes.default_model().map(str::to_owned)) {
+        Some(model) => model,
+        None => return Err(ApiError::invalid("model", "is missing")),
+    };
+    let request = Request::new(model, messages, params, true)?;
+    wish(request, session, on_disconnect, metadata, headers)
+}
+
+/// Puts the parts together; session and policy are checked here for every way in.
+pub fn wish(
+    request: Request,
+    session: Option<String>,
+    on_disconnect: Option<String>,
+    metadata: Map<String, Value>,
+    headers: &HeaderMap,
+) -> Result<Wish, ApiError> {
+    if let Some(name) = session.as_deref().filter(|name| !room::valid_name(name)) {
+        return Err(ApiError::invalid(
+            "session",
+            format!("\"{name}\" is not of the form [A-Za-z0-9_.:-]{{1,128}}"),
+        ));
+    }
+    let on_disconnect = match on_disconnect {
+        None => OnDisconnect::Detach,
+        Some(policy) => OnDisconnect::parse(&policy).ok_or_else(|| {
+            ApiError::invalid(
+                "on_disconnect",
+                format!("\"{policy}\" is not detach, grace:<seconds> or cancel"),
+            )
+        })?,
+    };
+    let key = headers.get("idempotency-key").map(|key| String::from_utf8_lossy(key.as_bytes()).into_owned());
+    if key.as_ref().is_some_and(|key| key.is_empty() || key.len() > 255) {
+        return Err(ApiError::bad_request("Idempotency-Key must have 1 to 255 characters"));
+    }
+    Ok(Wish { request, session, on_disconnect, metadata, idempotency_key: key })
+}
+
+type Said = (Option<String>, Value, Map<String, Value>);
+
+/// The messages, from whichever of the three ways to give them was used.
+fn said(app: &App, model: Option<String>, mut fields: Map<String, Value>) -> Result<Said, ApiError> {
+    let (messages, input) = (fields.shift_remove("messages"), fields.shift_remove("input"));
+    let prompt = text(&mut fields, "prompt")?;
+    let variables = fields.shift_remove("variables");
+    match (messages, input, prompt) {
+        (messages, None, Some(name)) => {
+            let variables = match variables {
+                None | Some(Value::Null) => Map::new(),
+                Some(Value::Object(variables)) => variables,
+                Some(other) => {
+                    return Err(ApiError::invalid(
+                        "variables",
+                        format!("expected an object, got {}", kind(&other)),
+                    ));
+                }
+            };
+            let history = history(messages)?;
+            let rendered = app.settings.load().prompts.render(&name, &variables, &history)?;
+            let mut params = rendered.config;
+            params.extend(fields);
+            let messages: Vec<Message> = rendered
+                .messages
+                .iter()
+                .map(|message| Message::new(&message.role, &message.content))
+                .collect();
+            Ok((model.or(rendered.model), serde_json::json!(messages), params))
+        }
+        (Some(messages), None, None) => Ok((model, messages, fields)),
+        (None, Some(Value::String(input)), None) => {
+            Ok((model, serde_json::json!([{"role": "user", "content": input}]), fields))
+        }
+        (None, Some(input), None) => Ok((model, input, fields)),
+        (None, None, None) => {
+            Err(ApiError::invalid("messages", "one of messages, input or prompt is needed"))
+        }
+        _ => Err(ApiError::invalid("input", "give only one of messages, input and prompt")),
+    }
+}
+
+/// Earlier turns for a prompt's `{{history}}`: text only, and nobody but the two speakers.
+fn history(messages: Option<Value>) -> Result<Vec<prompts::Message>, ApiError> {
+    let Some(messages) = messages.filter(|messages| !messages.is_null()) else { return Ok(Vec::new()) };
+    let request = Request::new(String::new(), messages, Map::new(), true)?;
+    let turn = |(at, message): (usize, Message)| match (message.role.as_str(), message.content) {
+        ("user" | "assistant", Value::String(content)) => {
+            Ok(prompts::Message { role: message.role, content })
+        }
+        ("user" | "assistant", _) => {
+            Err(ApiError::invalid(format!("messages[{at}].content"), "expected a string"))
+        }
+        _ => Err(ApiError::invalid(
+            format!("messages[{at}].role"),
+            "beside a prompt only user and assistant may speak",
+        )),
+    };
+    request.messages.into_iter().enumerate().map(turn).collect()
+}
+
+fn text(fields: &mut Map<String, Value>, name: &str) -> Result<Option<String>, ApiError> {
+    match fields.shift_remove(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(other) => Err(ApiError::invalid(name, format!("expected a string, got {}", kind(&other)))),
+    }
+}

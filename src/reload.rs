@@ -1,0 +1,87 @@
+//! Reloads what can change without a restart: credentials, providers and models, prompts.
+//!
+//! On SIGHUP, and when the configuration file or a prompt changes. Checked first; a bad one is reported and the last
+//! good one kept. Folders are watched rather than files: editors and mounted volumes replace files.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use notify::{RecursiveMode, Watcher};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+
+use crate::app::{App, settings};
+use crate::config::{Config, Environment};
+
+/// What the command line said.
+pub struct Watched {
+    pub file: Option<PathBuf>,
+    pub listen: Option<SocketAddr>,
+    pub open: bool,
+}
+
+/// Changes come in bursts: an editor writes, renames, sets times.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// Runs until dropped.
+pub async fn watch(app: Arc<App>, watched: Watched, config: Config, environment: Environment) {
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else {
+        warn!("SIGHUP cannot be watched");
+        return;
+    };
+    // One slot: what matters is that something changed, not how often.
+    let (changed, mut changes) = mpsc::channel(1);
+    let _watcher = watcher(&watched, &config.prompts.path, changed.clone());
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => {}
+            _ = changes.recv() => {
+                tokio::time::sleep(SETTLE).await;
+                while changes.try_recv().is_ok() {}
+            }
+        }
+        reload(&app, &watched, &environment);
+    }
+}
+
+fn watcher(
+    watched: &Watched,
+    prompts: &Path,
+    changed: mpsc::Sender<()>,
+) -> Option<notify::RecommendedWatcher> {
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        if event.is_ok_and(|event| !event.kind.is_access()) {
+            // Full means that a change is waiting already.
+            drop(changed.try_send(()));
+        }
+    })
+    .inspect_err(|error| warn!(%error, "files are not watched; SIGHUP still reloads"))
+    .ok()?;
+    let folder =
+        |file: &Path| file.parent().filter(|folder| !folder.as_os_str().is_empty()).map(Path::to_owned);
+    let config = watched.file.as_deref().map(|file| folder(file).unwrap_or_else(|| PathBuf::from(".")));
+    let prompts = Some(prompts.to_owned()).filter(|path| !path.as_os_str().is_empty());
+    for path in config.into_iter().chain(prompts) {
+        if let Err(error) = watcher.watch(&path, RecursiveMode::NonRecursive) {
+            warn!(%error, path = %path.display(), "a folder is not watched");
+        }
+    }
+    Some(watcher)
+}
+
+fn reload(app: &App, watched: &Watched, environment: &Environment) {
+    let loaded = Config::load(watched.file.as_deref(), environment).and_then(|mut config| {
+        config.server.listen = watched.listen.unwrap_or(config.server.listen);
+        settings(&config, watched.open, environment)
+    });
+    match loaded {
+        Ok(settings) => {
+            app.settings.store(Arc::new(settings));
+            info!("reloaded");
+        }
+        Err(error) => error!(error = format!("{error:#}"), "not reloaded: the last good configuration stays"),
+    }
+}
