@@ -1,6 +1,13 @@
 //! The integration tests, one binary.
 //!
-//! harness: a server on a free port and a scripted fake provider over real sockets; on drop nothing may be left.
+//! harness: a server on a free port and a scripted fake provider over real sockets; at the end nothing may be left.
+
+#![allow(unreachable_pub, reason = "one binary: pub means for the other modules")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and may look at clocks"
+)]
 
 mod harness;
 
