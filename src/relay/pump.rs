@@ -143,7 +143,7 @@ impl Job {
             && let Some(mut refusal) = fault.refusal.clone()
         {
             refusal.retried = attempts > 1;
-            let _set_once = self.running.refusal.set(refusal);
+            let _set_once = self.running.refusal.set(*refusal);
         }
         Halt::Fault(fault)
     }
