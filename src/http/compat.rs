@@ -24,7 +24,6 @@ use crate::chat;
 use crate::event::{Kind, Status};
 use crate::log::transcript::Transcript;
 use crate::log::{Position, Record};
-use crate::relay::running::Refusal;
 use crate::relay::viewer::Viewer;
 use crate::surface::{Format, Surface, openai_chat};
 
@@ -127,7 +126,7 @@ fn failed(transcript: &Transcript, started: &Started) -> Result<(), ApiError> {
     if let Some(refusal) = started.running.as_ref().and_then(|running| running.refusal.get()) {
         error.status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_GATEWAY);
         error.retried = refusal.retried;
-        error.refusal = Some(Refusal::clone(refusal));
+        error.refusal = Some(Box::new(refusal.clone()));
     } else {
         // What failed upstream was retried as often as the route allows.
         error.retried = true;

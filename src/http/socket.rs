@@ -129,7 +129,7 @@ struct Place {
 impl Viewer {
     async fn serve(self, mut socket: WebSocket) {
         if let Goodbye::Close(code, reason) =
-            self.run(&mut socket).await.map_or_else(|goodbye| goodbye, |never| never)
+            self.run(&mut socket).await.unwrap_or_else(|goodbye| goodbye)
         {
             close(&mut socket, code, reason).await;
         }
