@@ -128,9 +128,7 @@ struct Place {
 
 impl Viewer {
     async fn serve(self, mut socket: WebSocket) {
-        if let Goodbye::Close(code, reason) =
-            self.run(&mut socket).await.unwrap_or_else(|goodbye| goodbye)
-        {
+        if let Goodbye::Close(code, reason) = self.run(&mut socket).await.unwrap_or_else(|goodbye| goodbye) {
             close(&mut socket, code, reason).await;
         }
     }

@@ -209,7 +209,9 @@ impl Hub {
         for session in sessions {
             let mut empty = session.viewers() == 0;
             for (n, entry) in session.streams() {
-                if entry.closed.is_some() && self.relay.store.meta(entry.stream).await == Err(store::Error::NotFound) {
+                if entry.closed.is_some()
+                    && self.relay.store.meta(entry.stream).await == Err(store::Error::NotFound)
+                {
                     session.room().forget(n);
                 } else {
                     empty = false;
