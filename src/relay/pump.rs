@@ -300,11 +300,14 @@ impl Job {
         let timeouts = self.route.timeouts;
         let silence = match self.spoke {
             // The first word of an answer in one piece is its last.
-            None if !self.request.stream => (timeouts.first_token.max(WHOLE_PATIENCE), asked, "first_token_timeout"),
+            None if !self.request.stream => {
+                (timeouts.first_token.max(WHOLE_PATIENCE), asked, "first_token_timeout")
+            }
             None => (timeouts.first_token, asked, "first_token_timeout"),
             Some(spoke) => (timeouts.between_tokens, spoke, "between_tokens_timeout"),
         };
-        let silence = if timeouts.first_token.is_zero() && self.spoke.is_none() { None } else { Some(silence) };
+        let silence =
+            if timeouts.first_token.is_zero() && self.spoke.is_none() { None } else { Some(silence) };
         let total = (timeouts.total, self.began, "total_timeout");
         let limits = silence.into_iter().chain([total]).filter(|(limit, ..)| !limit.is_zero());
         limits.map(|(limit, from, code)| (from + limit, code)).min()

@@ -203,7 +203,13 @@ async fn refused(name: &str, mut response: reqwest::Response) -> Fault {
         code: "upstream_status",
         message: format!("provider {name} refused: {said}"),
         retryable: matches!(status, 408 | 409 | 429) || status >= 500,
-        refusal: Some(Box::new(Refusal { status, body: body.into(), content_type, retry_after, retried: false })),
+        refusal: Some(Box::new(Refusal {
+            status,
+            body: body.into(),
+            content_type,
+            retry_after,
+            retried: false,
+        })),
         retry_after: wait,
     }
 }
