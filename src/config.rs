@@ -211,11 +211,18 @@ pub struct RoomsConfig {
     pub ping_ms: u64,
     pub pong_ms: u64,
     pub history_bytes: usize,
+    pub empty_ttl_s: u64,
 }
 
 impl Default for RoomsConfig {
     fn default() -> RoomsConfig {
-        RoomsConfig { message_bytes: 64 * 1024, ping_ms: 25_000, pong_ms: 8_000, history_bytes: 1024 * 1024 }
+        RoomsConfig {
+            message_bytes: 64 * 1024,
+            ping_ms: 25_000,
+            pong_ms: 8_000,
+            history_bytes: 1024 * 1024,
+            empty_ttl_s: 3600,
+        }
     }
 }
 

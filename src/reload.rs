@@ -54,8 +54,7 @@ fn watcher(
 ) -> Option<notify::RecommendedWatcher> {
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         if event.is_ok_and(|event| !event.kind.is_access()) {
-            // Full means that a change is waiting already.
-            drop(changed.try_send(()));
+            let _a_change_waits_already = changed.try_send(());
         }
     })
     .inspect_err(|error| warn!(%error, "files are not watched; SIGHUP still reloads"))

@@ -91,7 +91,11 @@ impl App {
         let relay = Relay::new(store, options.clone(), metrics.clone(), tracker.clone());
         let hub = Hub::new(
             relay.clone(),
-            hub::Options { tail: options.tail, history_bytes: config.rooms.history_bytes },
+            hub::Options {
+                tail: options.tail,
+                history_bytes: config.rooms.history_bytes,
+                empty_ttl: Duration::from_secs(config.rooms.empty_ttl_s),
+            },
         );
         Arc::new(App {
             relay,

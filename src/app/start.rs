@@ -11,7 +11,7 @@ use crate::chat::Request;
 use crate::log::LogId;
 use crate::relay::route::UnknownModel;
 use crate::relay::running::{OnDisconnect, Running};
-use crate::relay::{Created, Facts, Spec};
+use crate::relay::{Facts, Spec};
 use crate::store::{self, Claim};
 
 /// What a client asked for, checked for its form.
@@ -50,8 +50,8 @@ pub enum StartError {
     Store(#[from] store::Error),
 }
 
-/// An idempotency key is held at most this long; in practice as long as its stream is kept.
-const KEY_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
+/// A running stream holds its idempotency key this long; once it has ended, for as long as it is kept.
+const KEY_TTL: Duration = Duration::from_secs(24 * 3600);
 
 impl App {
     pub async fn start(&self, principal: &Principal, wish: Wish) -> Result<Started, StartError> {
@@ -100,7 +100,7 @@ impl App {
                 self.relay.discard(created).await?;
                 return replayed(&other, &print);
             }
-            self.release_if_mute(key.clone(), &created);
+            self.settle(key.clone(), value, created.running.clone());
         }
         if let Some(session) = session {
             self.hub.opened(&session, created.running.clone()).await?;
@@ -124,15 +124,19 @@ impl App {
         }
     }
 
-    /// A stream that failed before its provider said anything gives its key back.
-    fn release_if_mute(&self, key: String, created: &Created) {
-        let (running, store) = (created.running.clone(), self.relay.store.clone());
+    /// Once a stream has ended its key is held for as long as it can be replayed; one that failed before its provider
+    /// said anything gives its key back at once.
+    fn settle(&self, key: String, value: String, running: Arc<Running>) {
+        let (store, window) = (self.relay.store.clone(), self.edge.replay_window);
+        let ttl = if window.is_zero() { KEY_TTL } else { window };
         self.tracker.spawn(async move {
             running.finished.cancelled().await;
-            if running.mute()
-                && let Err(error) = store.release(&key).await
-            {
-                tracing::warn!(%error, "an idempotency key could not be released");
+            let settled = async {
+                store.release(&key).await?;
+                if running.mute() { Ok(()) } else { store.claim(&key, &value, ttl).await.map(drop) }
+            };
+            if let Err(error) = settled.await {
+                tracing::warn!(%error, "an idempotency key could not be settled");
             }
         });
     }

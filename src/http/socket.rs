@@ -28,7 +28,7 @@ use crate::log::{Bad, EventId};
 use crate::relay::now_ms;
 use crate::relay::running::Stop;
 use crate::relay::watch::Watch;
-use crate::room::message::{self, Inbound, SUBPROTOCOL};
+use crate::room::message::{self, Inbound, Presence, SUBPROTOCOL};
 
 /// Close codes: 40xx stop, 41xx back off, 42xx come back at once with positions.
 const NOT_ALLOWED: u16 = 4003;
@@ -74,7 +74,9 @@ pub async fn upgrade(
             let token = app.tracker.token();
             Ok(upgrade.on_upgrade(async move |socket| {
                 let _counted = Counted::new(&app.metrics, "websocket");
-                Box::pin(Viewer { app, principal, session, role }.serve(socket)).await;
+                let fresh = || ulid::Ulid::generate().to_string().to_lowercase();
+                let member = session.roster().join(&principal.user, role, fresh);
+                Box::pin(Viewer { app, principal, session, role, member }.serve(socket)).await;
                 drop((held, token));
             }))
         }
@@ -104,6 +106,14 @@ struct Viewer {
     principal: Arc<Principal>,
     session: Arc<Session>,
     role: Role,
+    /// Its id in the roster.
+    member: String,
+}
+
+impl Drop for Viewer {
+    fn drop(&mut self) {
+        self.session.roster().leave(&self.principal.user);
+    }
 }
 
 /// Why a socket ends.
@@ -128,9 +138,7 @@ struct Place {
 
 impl Viewer {
     async fn serve(self, mut socket: WebSocket) {
-        if let Goodbye::Close(code, reason) =
-            self.run(&mut socket).await.map_or_else(|goodbye| goodbye, |never| never)
-        {
+        if let Goodbye::Close(code, reason) = self.run(&mut socket).await.unwrap_or_else(|goodbye| goodbye) {
             close(&mut socket, code, reason).await;
         }
     }
@@ -251,9 +259,7 @@ impl Viewer {
             self.send(socket, Message::text(message::reset(log, bad.as_str(), now_ms()))).await?;
         }
         let room = EventId { log: self.session.log, position: moment.vector.room };
-        let role = serde_json::to_value(self.role).ok();
-        let role = role.as_ref().and_then(|role| role.as_str()).unwrap_or_default();
-        let welcome = message::welcome(&self.principal.user, role, room, &arrival.streams, now_ms());
+        let welcome = message::welcome(&self.presence(), room, &arrival.streams, now_ms());
         self.send(socket, Message::text(welcome)).await?;
         while let Some(frames) = arrival.missed.next_frames() {
             for frame in frames {
@@ -261,6 +267,18 @@ impl Viewer {
             }
         }
         Ok(Place { mirror, watch, next: moment.next })
+    }
+
+    fn presence(&self) -> Presence {
+        let roster = self.session.roster();
+        let (version, members) = (roster.version(), roster.members());
+        Presence {
+            member: self.member.clone(),
+            user: self.principal.user.clone(),
+            role: self.role,
+            version,
+            members,
+        }
     }
 
     async fn check_room(&self, id: &str) -> Result<(), Bad> {

@@ -23,7 +23,7 @@ pub struct Fault {
     pub code: &'static str,
     pub message: String,
     /// The provider's own answer, if it gave one.
-    pub refusal: Option<Refusal>,
+    pub refusal: Option<Box<Refusal>>,
     /// Trying again may help.
     pub retryable: bool,
     /// The provider's wish, when to try again.
@@ -203,7 +203,13 @@ async fn refused(name: &str, mut response: reqwest::Response) -> Fault {
         code: "upstream_status",
         message: format!("provider {name} refused: {said}"),
         retryable: matches!(status, 408 | 409 | 429) || status >= 500,
-        refusal: Some(Refusal { status, body: body.into(), content_type, retry_after, retried: false }),
+        refusal: Some(Box::new(Refusal {
+            status,
+            body: body.into(),
+            content_type,
+            retry_after,
+            retried: false,
+        })),
         retry_after: wait,
     }
 }

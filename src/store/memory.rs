@@ -209,7 +209,7 @@ impl Store for Memory {
         let now = Instant::now();
         let mut claims = lock(&self.claims);
         let claim = match claims.get(key) {
-            Some((held, until)) if *until > now => Claim::Held(held.clone()),
+            Some((held, until)) if *until > now && held != value => Claim::Held(held.clone()),
             _ => {
                 claims.insert(key.to_owned(), (value.to_owned(), now + ttl));
                 Claim::Won

@@ -77,7 +77,7 @@ pub trait Store: Send + Sync + 'static {
     /// Forgets the log at once. Readers get `NotFound`.
     fn remove(&self, log: LogId) -> Answer<'_, ()>;
 
-    /// Holds `key` for `ttl`, unless somebody does already.
+    /// Holds `key` for `ttl`, unless somebody does already. Claiming again with the same value renews it.
     fn claim(&self, key: &str, value: &str, ttl: Duration) -> Answer<'_, Claim>;
 
     /// Who holds `key`, if anybody does.
