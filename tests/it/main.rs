@@ -1,8 +1,14 @@
 //! The integration tests, one binary.
 //!
 //! harness: a server on a free port and a scripted fake provider over real sockets; on drop nothing may be left.
+//! fixtures: recorded provider bytes and the logs they become. heard: what a client makes of a surface's bytes.
+//! seed: repeatable randomness.
 
 mod harness;
+
+mod fixtures;
+mod heard;
+mod seed;
 
 mod api;
 mod architecture;
