@@ -12,6 +12,7 @@ use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgr
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::counted::Counted;
@@ -149,8 +150,11 @@ impl Viewer {
         };
         let mut place = self.welcome(socket, hello?).await?;
         let (ping, pong) = (self.app.edge.ping, self.app.edge.pong);
-        let mut heard = Instant::now();
-        let mut ping_at = heard + ping;
+        let closing = self.app.closing();
+        // One timer that looks back when it fires: nothing is rearmed with every message.
+        let alarm = sleep_until(Instant::now() + ping);
+        tokio::pin!(closing, alarm);
+        let (mut heard, mut asked) = (Instant::now(), None);
         loop {
             let news = std::future::poll_fn(|cx| {
                 place.watch.register(cx);
@@ -165,18 +169,21 @@ impl Viewer {
                 }
                 received = socket.recv() => {
                     heard = Instant::now();
-                    ping_at = heard + ping;
                     let Some(message) = received else { return Ok(Goodbye::Left) };
                     self.receive(socket, message?).await?;
                 }
-                () = sleep_until(ping_at), if !ping.is_zero() => {
-                    if heard + ping + pong <= Instant::now() {
+                () = alarm.as_mut(), if !ping.is_zero() => {
+                    if heard + ping > Instant::now() {
+                        alarm.as_mut().reset(heard + ping);
+                    } else if !pong.is_zero() && asked.is_some_and(|asked| asked >= heard) {
                         return Ok(Goodbye::Close(BEHIND, "no pong"));
+                    } else {
+                        asked = Some(Instant::now());
+                        self.send(socket, Message::Ping(Bytes::new())).await?;
+                        alarm.as_mut().reset(Instant::now() + if pong.is_zero() { ping } else { pong });
                     }
-                    self.send(socket, Message::Ping(Default::default())).await?;
-                    ping_at = Instant::now() + pong;
                 }
-                () = self.app.closing() => {
+                () = closing.as_mut() => {
                     let retry = 1000 + jitter_ms(4000);
                     self.send(socket, Message::text(message::going_away(retry, now_ms()))).await?;
                     return Ok(Goodbye::Close(DRAIN, "draining"));
