@@ -1,8 +1,15 @@
 //! The integration tests, one binary.
 //!
-//! harness: a server on a free port and a scripted fake provider over real sockets; on drop nothing may be left.
+//! harness: a server on a free port and a scripted fake provider over real sockets; at the end nothing may be left.
 //! fixtures: recorded provider bytes and the logs they become. heard: what a client makes of a surface's bytes.
 //! seed: repeatable randomness.
+
+#![allow(unreachable_pub, reason = "one binary: pub means for the other modules")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and may look at clocks"
+)]
 
 mod harness;
 
