@@ -1,7 +1,9 @@
-//! The command line: `serve` (the default), `check`.
+//! The command line: `serve` (the default), `tail`, `load`, `check`.
 
 mod check;
+mod load;
 mod serve;
+mod tail;
 
 use std::process::ExitCode;
 
@@ -26,6 +28,8 @@ enum Command {
     Serve(serve::Serve),
     /// Check the configuration and the prompts, and say what would be served.
     Check(check::Check),
+    Tail(tail::Tail),
+    Load(Box<load::Load>),
 }
 
 /// Runs the command that the process was started with. A bad configuration is exit code 2.
@@ -34,7 +38,14 @@ pub fn run() -> ExitCode {
     match arguments.command.unwrap_or(Command::Serve(arguments.serve)) {
         Command::Serve(command) => serve::run(&command),
         Command::Check(command) => check::run(&command),
+        Command::Tail(command) => finish(runtime().block_on(tail::run(command))),
+        Command::Load(command) => finish(runtime().block_on(load::run(*command))),
     }
+}
+
+/// A client's exit code; 2 if it could not even begin.
+fn finish(result: anyhow::Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| refuse(&error))
 }
 
 /// Prints an error and its causes for a person; returns the exit code of bad configuration.

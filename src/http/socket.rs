@@ -12,6 +12,7 @@ use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgr
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::counted::Counted;
@@ -28,7 +29,7 @@ use crate::log::{Bad, EventId};
 use crate::relay::now_ms;
 use crate::relay::running::Stop;
 use crate::relay::watch::Watch;
-use crate::room::message::{self, Inbound, SUBPROTOCOL};
+use crate::room::message::{self, Inbound, Presence, SUBPROTOCOL};
 
 /// Close codes: 40xx stop, 41xx back off, 42xx come back at once with positions.
 const NOT_ALLOWED: u16 = 4003;
@@ -74,7 +75,9 @@ pub async fn upgrade(
             let token = app.tracker.token();
             Ok(upgrade.on_upgrade(async move |socket| {
                 let _counted = Counted::new(&app.metrics, "websocket");
-                Box::pin(Viewer { app, principal, session, role }.serve(socket)).await;
+                let fresh = || ulid::Ulid::generate().to_string().to_lowercase();
+                let member = session.roster().join(&principal.user, role, fresh);
+                Box::pin(Viewer { app, principal, session, role, member }.serve(socket)).await;
                 drop((held, token));
             }))
         }
@@ -104,6 +107,14 @@ struct Viewer {
     principal: Arc<Principal>,
     session: Arc<Session>,
     role: Role,
+    /// Its id in the roster.
+    member: String,
+}
+
+impl Drop for Viewer {
+    fn drop(&mut self) {
+        self.session.roster().leave(&self.principal.user);
+    }
 }
 
 /// Why a socket ends.
@@ -139,8 +150,11 @@ impl Viewer {
         };
         let mut place = self.welcome(socket, hello?).await?;
         let (ping, pong) = (self.app.edge.ping, self.app.edge.pong);
-        let mut heard = Instant::now();
-        let mut ping_at = heard + ping;
+        let closing = self.app.closing();
+        // One timer that looks back when it fires: nothing is rearmed with every message.
+        let alarm = sleep_until(Instant::now() + ping);
+        tokio::pin!(closing, alarm);
+        let (mut heard, mut asked) = (Instant::now(), None);
         loop {
             let news = std::future::poll_fn(|cx| {
                 place.watch.register(cx);
@@ -155,18 +169,21 @@ impl Viewer {
                 }
                 received = socket.recv() => {
                     heard = Instant::now();
-                    ping_at = heard + ping;
                     let Some(message) = received else { return Ok(Goodbye::Left) };
                     self.receive(socket, message?).await?;
                 }
-                () = sleep_until(ping_at), if !ping.is_zero() => {
-                    if heard + ping + pong <= Instant::now() {
+                () = alarm.as_mut(), if !ping.is_zero() => {
+                    if heard + ping > Instant::now() {
+                        alarm.as_mut().reset(heard + ping);
+                    } else if !pong.is_zero() && asked.is_some_and(|asked| asked >= heard) {
                         return Ok(Goodbye::Close(BEHIND, "no pong"));
+                    } else {
+                        asked = Some(Instant::now());
+                        self.send(socket, Message::Ping(Bytes::new())).await?;
+                        alarm.as_mut().reset(Instant::now() + if pong.is_zero() { ping } else { pong });
                     }
-                    self.send(socket, Message::Ping(Default::default())).await?;
-                    ping_at = Instant::now() + pong;
                 }
-                () = self.app.closing() => {
+                () = closing.as_mut() => {
                     let retry = 1000 + jitter_ms(4000);
                     self.send(socket, Message::text(message::going_away(retry, now_ms()))).await?;
                     return Ok(Goodbye::Close(DRAIN, "draining"));
@@ -249,9 +266,7 @@ impl Viewer {
             self.send(socket, Message::text(message::reset(log, bad.as_str(), now_ms()))).await?;
         }
         let room = EventId { log: self.session.log, position: moment.vector.room };
-        let role = serde_json::to_value(self.role).ok();
-        let role = role.as_ref().and_then(|role| role.as_str()).unwrap_or_default();
-        let welcome = message::welcome(&self.principal.user, role, room, &arrival.streams, now_ms());
+        let welcome = message::welcome(&self.presence(), room, &arrival.streams, now_ms());
         self.send(socket, Message::text(welcome)).await?;
         while let Some(frames) = arrival.missed.next_frames() {
             for frame in frames {
@@ -259,6 +274,18 @@ impl Viewer {
             }
         }
         Ok(Place { mirror, watch, next: moment.next })
+    }
+
+    fn presence(&self) -> Presence {
+        let roster = self.session.roster();
+        let (version, members) = (roster.version(), roster.members());
+        Presence {
+            member: self.member.clone(),
+            user: self.principal.user.clone(),
+            role: self.role,
+            version,
+            members,
+        }
     }
 
     async fn check_room(&self, id: &str) -> Result<(), Bad> {

@@ -161,11 +161,12 @@ impl Arrival {
         for part in everything.parts {
             let stream = part.tail.log;
             let held = after.get(&stream.to_string()).map(|id| held(&part.tail, id));
-            let mut text = None;
+            let (mut text, mut position) = (None, part.upto);
             match held {
-                Some(Ok(position)) => {
-                    if position < part.upto {
-                        parts.push_back(Part { from: position, tail: part.tail.clone(), ..part });
+                Some(Ok(own)) => {
+                    position = own;
+                    if own < part.upto {
+                        parts.push_back(Part { from: own, tail: part.tail.clone(), ..part });
                     }
                 }
                 other => {
@@ -177,10 +178,10 @@ impl Arrival {
                 }
             }
             let status = match part.tail.end() {
-                Some(End::Ended(status)) if part.tail.head() == part.upto => status,
+                Some(End::Ended(status)) if part.tail.head() == position => status,
                 _ => Status::Running,
             };
-            streams.push(Summary { stream, position: part.upto, status, text });
+            streams.push(Summary { stream, position, status, text });
         }
         for (log, id) in after {
             let known = streams.iter().any(|summary| summary.stream.to_string() == *log);

@@ -24,6 +24,7 @@ use crate::relay::watch::{Watch, Watchers};
 use crate::room::{Kind, Room, Vector, message};
 use crate::sse;
 use crate::store::Error;
+use crate::surface::native::RETRY_MS;
 
 /// The window's size, in bytes of SSE. Who reads slower than this many bytes behind has to come back.
 const WINDOW_BYTES: usize = 512 * 1024;
@@ -297,7 +298,8 @@ pub fn encode(room: LogId, vector: &mut Vector, n: u32, stream: LogId, records: 
         vector.streams.insert(n, record.position);
         let Some(kind) = EventKind::from_u8(record.draft.kind) else { continue };
         let data = with_stream(kind, stream, &record.draft.payload);
-        sse::write(&mut out, Some(&vector.print(room)), kind.name(), None, &data);
+        let retry = (kind == EventKind::Start).then_some(RETRY_MS);
+        sse::write(&mut out, Some(&vector.print(room)), kind.name(), retry, &data);
     }
     out
 }

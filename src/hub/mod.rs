@@ -17,6 +17,7 @@ use crate::auth::{Principal, Role};
 use crate::log::{Batch, Draft, Framing, LogId, Record, Refused};
 use crate::relay::running::Running;
 use crate::relay::{Relay, now_ms, tail};
+use crate::room::roster::Roster;
 use crate::room::{Entry, Kind, Room, Seat};
 use crate::store::{self, Meta};
 use mirror::Mirror;
@@ -39,6 +40,7 @@ pub struct Session {
     pub created_ms: u64,
     room: Mutex<Room>,
     mirror: Mutex<Weak<Mirror>>,
+    roster: Mutex<Roster>,
     /// When somebody last had something here.
     alive_at: Mutex<Instant>,
     /// Appends to the room's log come one after the other.
@@ -55,6 +57,11 @@ impl Session {
     /// The room's state as far as this node has written it.
     pub fn room(&self) -> MutexGuard<'_, Room> {
         lock(&self.room)
+    }
+
+    /// Who is connected to it on this node.
+    pub fn roster(&self) -> MutexGuard<'_, Roster> {
+        lock(&self.roster)
     }
 
     pub fn streams(&self) -> Vec<(u32, Entry)> {
@@ -94,6 +101,7 @@ impl Hub {
             created_ms: now_ms(),
             room: Mutex::default(),
             mirror: Mutex::default(),
+            roster: Mutex::default(),
             alive_at: Mutex::new(Instant::now()),
             writing: tokio::sync::Mutex::default(),
         });

@@ -40,8 +40,10 @@ struct Chunk {
 
 #[derive(Deserialize)]
 struct Choice {
-    #[serde(alias = "message")]
+    index: Option<u32>,
     delta: Option<Delta>,
+    /// Of a whole answer. In a stream some providers (Perplexity) repeat all text so far in it: not read there.
+    message: Option<Delta>,
     finish_reason: Option<String>,
 }
 
@@ -191,8 +193,9 @@ impl State {
             }));
             return;
         }
-        let choice = chunk.choices.into_iter().flatten().next();
-        if let Some(Choice { delta, finish_reason }) = choice {
+        // Others can only be there if more was asked for than one answer, which no surface shows.
+        let choice = chunk.choices.into_iter().flatten().find(|choice| choice.index.unwrap_or(0) == 0);
+        if let Some(Choice { delta, finish_reason, .. }) = choice {
             self.finish_reason = finish_reason.or(self.finish_reason.take());
             if let Some(delta) = delta {
                 self.delta(delta, events);
@@ -246,8 +249,11 @@ impl Slots {
 
 /// A whole `chat.completion`. Its bytes are kept with the ending, for the client that asked for just this.
 pub fn whole(body: &[u8]) -> Result<Vec<Frame>, DecodeError> {
-    let chunk: Chunk =
+    let mut chunk: Chunk =
         serde_json::from_slice(body).map_err(|error| DecodeError::Malformed(error.to_string()))?;
+    for choice in chunk.choices.iter_mut().flatten() {
+        choice.delta = choice.message.take();
+    }
     if chunk.error.as_ref().is_none_or(Value::is_null) && chunk.choices.as_ref().is_none_or(Vec::is_empty) {
         return Err(DecodeError::Malformed("a completion without choices".into()));
     }

@@ -1,6 +1,8 @@
 //! The integration tests, one binary.
 //!
 //! harness: a server on a free port and a scripted fake provider over real sockets; at the end nothing may be left.
+//! fixtures: recorded provider bytes and the logs they become. heard: what a client makes of a surface's bytes.
+//! seed: repeatable randomness.
 
 #![allow(unreachable_pub, reason = "one binary: pub means for the other modules")]
 #![allow(
@@ -10,6 +12,10 @@
 )]
 
 mod harness;
+
+mod fixtures;
+mod heard;
+mod seed;
 
 mod api;
 mod architecture;
