@@ -21,7 +21,10 @@ pub fn ask(request: &Request, model: &str) -> Ask {
     body.insert("messages".into(), json!(request.messages));
     body.insert("stream".into(), request.stream.into());
     if request.stream {
-        let options = body.entry("stream_options").or_insert_with(|| json!({}));
+        let options = body.entry("stream_options").or_insert(Value::Null);
+        if options.is_null() {
+            *options = json!({});
+        }
         if let Value::Object(options) = options {
             options.insert("include_usage".into(), true.into());
         }
