@@ -23,6 +23,15 @@ pub struct Wish {
     pub idempotency_key: Option<String>,
 }
 
+impl Wish {
+    /// What two requests with one idempotency key must have in common.
+    fn fingerprint(&self) -> String {
+        let Wish { request, session, on_disconnect, metadata, .. } = self;
+        let beside = serde_json::json!([session, format!("{on_disconnect:?}"), metadata]);
+        format!("{}{beside}", request.fingerprint())
+    }
+}
+
 /// A stream to read.
 pub struct Started {
     pub id: LogId,
@@ -74,7 +83,7 @@ impl App {
             }
         };
         let key = wish.idempotency_key.as_deref().map(|key| format!("idempotency/{}/{key}", principal.key()));
-        let print = digest_of(&wish.request.fingerprint()).map(|byte| format!("{byte:02x}")).concat();
+        let print = digest_of(&wish.fingerprint()).map(|byte| format!("{byte:02x}")).concat();
         if let Some(key) = &key
             && let Some(started) = self.earlier(key, &print).await?
         {
@@ -132,8 +141,11 @@ impl App {
         self.tracker.spawn(async move {
             running.finished.cancelled().await;
             let settled = async {
-                store.release(&key).await?;
-                if running.mute() { Ok(()) } else { store.claim(&key, &value, ttl).await.map(drop) }
+                if running.mute() {
+                    store.release(&key).await
+                } else {
+                    store.claim(&key, &value, ttl).await.map(drop)
+                }
             };
             if let Err(error) = settled.await {
                 tracing::warn!(%error, "an idempotency key could not be settled");
