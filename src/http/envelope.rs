@@ -9,7 +9,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
-use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 use serde_json::json;
@@ -33,8 +33,11 @@ pub async fn envelope(State(app): State<Arc<App>>, mut request: Request, next: N
     });
     request.headers_mut().insert(X_REQUEST_ID, id.clone());
     let surface = surface(request.uri().path());
+    // A poll reads statuses, and its answer is JSON.
     let reconnects = extract::after(request.headers(), request.uri().query().unwrap_or_default()).is_some()
-        && surface == Surface::Native;
+        && surface == Surface::Native
+        && request.method() == Method::GET
+        && !request.uri().path().ends_with("/poll");
     let text = id.to_str().unwrap_or_default().to_owned();
     // Paths only: query strings may hold prompts and tickets.
     let span = info_span!("request", id = text, method = %request.method(), path = request.uri().path());
