@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 
 use super::connection::Peer;
 use super::error::ApiError;
+use super::socket;
 use crate::app::App;
 use crate::auth::Principal;
 use crate::log::LogId;
@@ -41,7 +42,10 @@ pub async fn authenticate(State(app): State<Arc<App>>, mut request: Request, nex
             next.run(request).await
         }
         Err(error) => {
-            ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", error.to_string()).into_response()
+            let error = ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", error.to_string());
+            let (mut parts, _) = request.into_parts();
+            let closed = socket::refuse_named(&mut parts, &error).await;
+            closed.unwrap_or_else(|| error.into_response())
         }
     }
 }

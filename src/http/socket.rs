@@ -9,11 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
-use axum::extract::{Path, State};
+use axum::extract::{FromRequestParts, Path, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use tokio::time::{Instant, sleep_until, timeout};
+use tokio_tungstenite::tungstenite;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 
 use super::counted::Counted;
 use super::envelope::jitter_ms;
@@ -32,12 +35,16 @@ use crate::relay::watch::Watch;
 use crate::room::message::{self, Inbound, Presence, SUBPROTOCOL};
 
 /// Close codes: 40xx stop, 41xx back off, 42xx come back at once with positions.
+const UNAUTHORIZED: u16 = 4001;
 const NOT_ALLOWED: u16 = 4003;
 const NO_SESSION: u16 = 4004;
 const TOO_MANY: u16 = 4106;
 const BEHIND: u16 = 4200;
 const DRAIN: u16 = 4202;
+/// Faults of the protocol.
+const BROKEN: u16 = 1002;
 const UNSUPPORTED: u16 = 1007;
+const TOO_BIG: u16 = 1009;
 
 /// Bytes read at a time: tungstenite's own 128 KiB would be paid by every idle viewer.
 const READ_BUFFER: usize = 1024;
@@ -87,8 +94,18 @@ pub async fn upgrade(
     }
 }
 
+/// The close code in place of a status, for a client that names our subprotocol and is refused before its request gets
+/// to [`upgrade`]. None if this is no such request.
+pub async fn refuse_named(parts: &mut Parts, error: &ApiError) -> Option<Response> {
+    let upgrade = WebSocketUpgrade::from_request_parts(parts, &()).await.ok()?.protocols([SUBPROTOCOL]);
+    let error = error.clone();
+    upgrade.selected_protocol()?;
+    Some(upgrade.on_upgrade(async move |socket| refuse(socket, &error).await))
+}
+
 async fn refuse(mut socket: WebSocket, error: &ApiError) {
     let code = match error.status.as_u16() {
+        401 => UNAUTHORIZED,
         403 => NOT_ALLOWED,
         429 => TOO_MANY,
         _ => NO_SESSION,
@@ -119,14 +136,20 @@ impl Drop for Viewer {
 
 /// Why a socket ends.
 enum Goodbye {
-    /// The client left or broke the protocol, which tungstenite has answered.
+    /// The client left.
     Left,
     Close(u16, &'static str),
 }
 
 impl From<axum::Error> for Goodbye {
-    fn from(_: axum::Error) -> Goodbye {
-        Goodbye::Left
+    fn from(error: axum::Error) -> Goodbye {
+        match error.into_inner().downcast_ref() {
+            Some(tungstenite::Error::Capacity(_)) => Goodbye::Close(TOO_BIG, "message too big"),
+            Some(tungstenite::Error::Utf8(_)) => Goodbye::Close(UNSUPPORTED, "not UTF-8"),
+            Some(tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => Goodbye::Left,
+            Some(tungstenite::Error::Protocol(_)) => Goodbye::Close(BROKEN, "protocol error"),
+            _ => Goodbye::Left,
+        }
     }
 }
 
@@ -184,6 +207,9 @@ impl Viewer {
                     }
                 }
                 () = closing.as_mut() => {
+                    while let found @ Find::Entries(_) = place.mirror.find(place.next) {
+                        self.send_news(socket, &mut place, found).await?;
+                    }
                     let retry = 1000 + jitter_ms(4000);
                     self.send(socket, Message::text(message::going_away(retry, now_ms()))).await?;
                     return Ok(Goodbye::Close(DRAIN, "draining"));
