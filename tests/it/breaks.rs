@@ -132,7 +132,7 @@ async fn a_slow_reader_on_http1_gets_the_error_frame_too() {
         received.extend_from_slice(&few[..n]);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert_eq!(server.app.relay.running_count(), 0);
+    crate::harness::eventually("the stream's end", || server.app.relay.running_count() == 0).await;
     let mut more = vec![0; 16 * 1024];
     loop {
         match soon("bytes", socket.read(&mut more)).await {

@@ -175,11 +175,15 @@ async fn each_timeout_has_its_own_code_and_closes_the_connection() {
     let paced =
         (0..500).fold(Script::stream(), |script, _| script.token("x").sleep(Duration::from_millis(10)));
     for (timeouts, script, expected) in [
-        ("first_token_ms = 60", Script::silence(), "first_token_timeout"),
-        ("first_token_ms = 60", Script::stream().send(": only comments\n\n").stall(), "first_token_timeout"),
-        ("between_tokens_ms = 60", Script::stream().token("Hel").stall(), "between_tokens_timeout"),
-        ("total_ms = 150", paced, "total_timeout"),
-        ("total_ms = 60", Script::silence(), "total_timeout"),
+        ("first_token_ms = 1000", Script::silence(), "first_token_timeout"),
+        (
+            "first_token_ms = 1000",
+            Script::stream().send(": only comments\n\n").stall(),
+            "first_token_timeout",
+        ),
+        ("between_tokens_ms = 1000", Script::stream().token("Hel").stall(), "between_tokens_timeout"),
+        ("total_ms = 1000", paced, "total_timeout"),
+        ("total_ms = 1000", Script::silence(), "total_timeout"),
     ] {
         let provider = FakeProvider::new([script]).await;
         let settings = format!("timeouts = {{ {timeouts} }}\nretry = {{ attempts = 1 }}");
