@@ -226,7 +226,8 @@ impl Run {
         for (n, live) in &self.streams {
             live.watch.register(cx);
             let seen = window.vector.streams.get(n).copied().unwrap_or_default();
-            if live.tail.head() != seen || live.tail.end().is_some() {
+            let closed = window.room.streams.get(n).is_none_or(|entry| entry.closed.is_some());
+            if live.tail.head() != seen || (closed && live.tail.end().is_some()) {
                 return Poll::Ready(None);
             }
         }

@@ -245,7 +245,8 @@ impl Hub {
 }
 
 fn role(principal: &Principal, session: &Session) -> Option<Role> {
-    if session.owner == principal.user { Some(Role::Owner) } else { principal.granted(&session.name) }
+    // Nobody is more in a room of its own than its credential says.
+    if session.owner == principal.user { Some(principal.role) } else { principal.granted(&session.name) }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

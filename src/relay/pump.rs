@@ -96,6 +96,7 @@ impl Job {
             if let Some(done) = done
                 && let Err(Halt::Store(error)) =
                     self.append(relay, vec![self.draft(&Event::Done(done))], true).await
+                && error != store::Error::NotFound
             {
                 warn!(%error, "the ending could not be stored");
             }
@@ -136,7 +137,12 @@ impl Job {
         let ceiling = retry.base.saturating_mul(1 << (attempt - 1).min(16)).min(retry.max);
         // The id's random bits are as good as any for spreading clients.
         let jitter = ceiling.mul_f64((ulid::Ulid::generate().0 as u32) as f64 / f64::from(u32::MAX));
-        let wait = fault.retry_after.map_or(jitter, |wish| wish.max(jitter));
+        // A provider that wants us gone for longer than we would wait is told to the client, with its wish.
+        let wait = match fault.retry_after {
+            Some(wish) if wish > retry.max => return None,
+            Some(wish) => wish.max(jitter),
+            None => jitter,
+        };
         let total = self.route.timeouts.total;
         (total.is_zero() || self.began.elapsed() + wait < total).then_some(wait)
     }
