@@ -32,9 +32,6 @@ pub enum Phase {
     Closing,
 }
 
-/// How long a drain waits at most for the last streams' endings to reach the sessions' viewers.
-const LAST_ENDINGS: Duration = Duration::from_millis(250);
-
 /// What the edge wants to know, as configured.
 #[derive(Debug, Clone)]
 pub struct Edge {
@@ -89,14 +86,14 @@ impl App {
                 keep_alive: ms(config.server.keepalive_ms),
             },
             stream_bytes: config.limits.stream_bytes,
-            event_bytes: config.limits.event_bytes,
+            event_bytes: or_any(config.limits.event_bytes),
         };
         let relay = Relay::new(store, options.clone(), metrics.clone(), tracker.clone());
         let hub = Hub::new(
             relay.clone(),
             hub::Options {
                 tail: options.tail,
-                history_bytes: config.rooms.history_bytes,
+                history_bytes: or_any(config.rooms.history_bytes),
                 empty_ttl: Duration::from_secs(config.rooms.empty_ttl_s),
             },
         );
@@ -110,9 +107,9 @@ impl App {
                 keep_alive: ms(config.server.keepalive_ms),
                 allowed_origins: config.server.allowed_origins.clone(),
                 trusted_proxies: config.server.trusted_proxies.clone(),
-                request_bytes: config.limits.request_bytes,
+                request_bytes: or_any(config.limits.request_bytes),
                 replay_window,
-                message_bytes: config.rooms.message_bytes,
+                message_bytes: or_any(config.rooms.message_bytes),
                 ping: ms(config.rooms.ping_ms),
                 pong: ms(config.rooms.pong_ms),
             },
@@ -149,12 +146,6 @@ impl App {
             tracing::warn!(streams = self.relay.running_count(), "the drain deadline ends what still runs");
             self.relay.interrupt_all();
         }
-        let told = async {
-            while self.relay.running_count() > 0 || !self.hub.all_told() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        let _viewers_come_back_anyway = tokio::time::timeout(LAST_ENDINGS, told).await;
         self.phase.send_replace(Phase::Closing);
     }
 
@@ -180,6 +171,11 @@ impl App {
         self.relay.sweep();
         self.hub.sweep().await;
     }
+}
+
+/// Zero switches a limit off.
+fn or_any(limit: usize) -> usize {
+    if limit == 0 { usize::MAX } else { limit }
 }
 
 /// Reads what can be reloaded: credentials, providers and models, prompts.

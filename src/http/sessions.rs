@@ -101,7 +101,7 @@ pub fn permits(app: &App, principal: &Principal, session: &Session) -> Result<He
     };
     let key = (session.tenant.clone(), session.name.clone());
     let of_session = app.session_viewers.take(&key).ok_or_else(|| full("this session"))?;
-    let of_user = app.user_viewers.take(&principal.key()).ok_or_else(|| full("this user"))?;
+    let of_user = app.user_viewers.take(&principal.allowance).ok_or_else(|| full("this user"))?;
     Ok(Box::new((of_session, of_user)))
 }
 

@@ -143,11 +143,6 @@ impl Mirror {
         }
     }
 
-    /// Whether no stream runs, as far as was told.
-    pub fn is_quiet(&self) -> bool {
-        self.window().tails.is_empty()
-    }
-
     /// Everything from the entry `index` on.
     pub fn find(&self, index: u64) -> Find {
         let window = self.window();
@@ -231,7 +226,8 @@ impl Run {
         for (n, live) in &self.streams {
             live.watch.register(cx);
             let seen = window.vector.streams.get(n).copied().unwrap_or_default();
-            if live.tail.head() != seen || live.tail.end().is_some() {
+            let closed = window.room.streams.get(n).is_none_or(|entry| entry.closed.is_some());
+            if live.tail.head() != seen || (closed && live.tail.end().is_some()) {
                 return Poll::Ready(None);
             }
         }

@@ -202,13 +202,6 @@ impl Hub {
         Ok(opened)
     }
 
-    /// Whether the viewers of every session have been told of all its streams that have ended, and none runs.
-    pub fn all_told(&self) -> bool {
-        let sessions: Vec<_> = lock(&self.sessions).values().cloned().collect();
-        let mut mirrors = sessions.iter().filter_map(|session| lock(&session.mirror).upgrade());
-        mirrors.all(|mirror| mirror.is_quiet())
-    }
-
     /// Forgets the session, its room and its streams.
     pub async fn forget(&self, session: &Session, by: &str) -> Result<(), store::Error> {
         lock(&self.sessions).remove(&(session.tenant.clone(), session.name.clone()));
@@ -252,7 +245,8 @@ impl Hub {
 }
 
 fn role(principal: &Principal, session: &Session) -> Option<Role> {
-    if session.owner == principal.user { Some(Role::Owner) } else { principal.granted(&session.name) }
+    // Nobody is more in a room of its own than its credential says.
+    if session.owner == principal.user { Some(principal.role) } else { principal.granted(&session.name) }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -96,6 +96,7 @@ impl Job {
             if let Some(done) = done
                 && let Err(Halt::Store(error)) =
                     self.append(relay, vec![self.draft(&Event::Done(done))], true).await
+                && error != store::Error::NotFound
             {
                 warn!(%error, "the ending could not be stored");
             }
@@ -130,17 +131,18 @@ impl Job {
         }
     }
 
-    /// How long to wait before the next attempt, full jitter; None if the deadline does not allow it, or if the provider
-    /// wants more patience than the route has: the client is told that wish instead.
+    /// How long to wait before the next attempt, full jitter; None if the deadline does not allow it.
     fn backoff(&self, attempt: u32, fault: &Fault) -> Option<Duration> {
         let retry = self.route.retry;
         let ceiling = retry.base.saturating_mul(1 << (attempt - 1).min(16)).min(retry.max);
         // The id's random bits are as good as any for spreading clients.
         let jitter = ceiling.mul_f64((ulid::Ulid::generate().0 as u32) as f64 / f64::from(u32::MAX));
-        if fault.retry_after.is_some_and(|wish| wish > retry.max) {
-            return None;
-        }
-        let wait = fault.retry_after.map_or(jitter, |wish| wish.max(jitter));
+        // A provider that wants us gone for longer than we would wait is told to the client, with its wish.
+        let wait = match fault.retry_after {
+            Some(wish) if wish > retry.max => return None,
+            Some(wish) => wish.max(jitter),
+            None => jitter,
+        };
         let total = self.route.timeouts.total;
         (total.is_zero() || self.began.elapsed() + wait < total).then_some(wait)
     }
@@ -234,10 +236,6 @@ impl Job {
             return Err(Fault::new("upstream_error", error.message.clone(), true).into());
         }
         self.append(relay, drafts, done.is_some()).await?;
-        self.running.spoke();
-        if let Some(error) = done.as_ref().and_then(|done| done.error.as_ref()) {
-            relay.metrics.upstream_error(&error.code);
-        }
         if spoken > 0 {
             self.count_spoken(relay, spoken);
         }
@@ -249,6 +247,7 @@ impl Job {
         relay.metrics.tokens.inc_by(spoken);
         match self.spoke.replace(now) {
             None => {
+                self.running.spoke();
                 let waited = (now - self.began).as_secs_f64();
                 relay.metrics.time_to_first_token.observe(waited);
                 relay.metrics.time_to_first_chunk.observe(waited);

@@ -187,6 +187,10 @@ async fn refused(name: &str, mut response: reqwest::Response) -> Fault {
         response.headers().get(header).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::to_owned)
     };
     let (content_type, retry_after) = (header(CONTENT_TYPE), header(RETRY_AFTER));
+    if status < 400 {
+        let message = format!("provider {name} answered with status {status}, which is not followed");
+        return Fault::new("upstream_status", message, false);
+    }
     let mut wait = header(reqwest::header::HeaderName::from_static("retry-after-ms"))
         .and_then(|ms| ms.parse().ok())
         .map(Duration::from_millis);

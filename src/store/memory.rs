@@ -70,7 +70,7 @@ impl Memory {
         let mut sealed = Cache::builder()
             .eviction_policy(EvictionPolicy::lru())
             .weigher(|_, entry: &Arc<Entry>| {
-                u32::try_from(lock(&entry.kept).log.weight() as u64 / WEIGHT_UNIT).unwrap_or(u32::MAX)
+                u32::try_from(entry.weight(&lock(&entry.kept).log) / WEIGHT_UNIT).unwrap_or(u32::MAX)
             })
             .eviction_listener(move |_, entry: Arc<Entry>, _| entry.forget(&freed));
         if options.total_bytes > 0 {
@@ -136,7 +136,8 @@ impl Memory {
         let entry = self.entry(id)?;
         let bytes: u64 = batch.drafts.iter().map(|draft| draft.weight() as u64).sum();
         let seal = batch.seal;
-        if !seal {
+        // A room's log is trimmed, it never asks for more; and an ending is always taken.
+        if !seal && entry.meta.trim_bytes.is_none() {
             self.make_room(&entry.meta.owner, bytes)?;
         }
         let head = {
@@ -171,12 +172,16 @@ impl Memory {
 impl Store for Memory {
     fn create(&self, log: LogId, meta: Meta) -> Answer<'_, ()> {
         ready((|| {
+            let (kept, changed, read_at) = (Mutex::default(), Notify::new(), AtomicU64::new(0));
+            let entry = Entry { meta, kept, changed, read_at };
+            let weight = entry.weight(&Log::default());
+            self.make_room(&entry.meta.owner, weight)?;
             let mut running = lock(&self.running);
             if running.contains_key(&log) || self.sealed.contains_key(&log) {
                 return Err(Error::Exists);
             }
-            let (kept, changed, read_at) = (Mutex::default(), Notify::new(), AtomicU64::new(0));
-            running.insert(log, Arc::new(Entry { meta, kept, changed, read_at }));
+            self.ledger.replace(&entry.meta.owner, 0, weight);
+            running.insert(log, Arc::new(entry));
             Ok(())
         })())
     }
@@ -254,8 +259,11 @@ impl Store for Memory {
         ready(Ok(held))
     }
 
-    fn release(&self, key: &str) -> Answer<'_, ()> {
-        lock(&self.claims).remove(key);
+    fn release(&self, key: &str, value: &str) -> Answer<'_, ()> {
+        let mut claims = lock(&self.claims);
+        if claims.get(key).is_some_and(|(held, _)| held == value) {
+            claims.remove(key);
+        }
         ready(Ok(()))
     }
 
@@ -272,11 +280,16 @@ impl Store for Memory {
 }
 
 impl Entry {
+    /// What it costs to keep this log: its records, and what was said about it at its creation.
+    fn weight(&self, log: &Log) -> u64 {
+        (log.weight() + self.meta.data.len() + size_of::<Entry>()) as u64
+    }
+
     /// Takes its bytes off the ledger, once, and tells those who wait.
     fn forget(&self, ledger: &Ledger) {
         let mut kept = lock(&self.kept);
         if !std::mem::replace(&mut kept.gone, true) {
-            ledger.sub(&self.meta.owner, kept.log.weight() as u64);
+            ledger.sub(&self.meta.owner, self.weight(&kept.log));
         }
         drop(kept);
         self.changed.notify_waiters();

@@ -83,7 +83,8 @@ pub trait Store: Send + Sync + 'static {
     /// Who holds `key`, if anybody does.
     fn claimed(&self, key: &str) -> Answer<'_, Option<String>>;
 
-    fn release(&self, key: &str) -> Answer<'_, ()>;
+    /// Gives `key` up, if it still holds `value`.
+    fn release(&self, key: &str, value: &str) -> Answer<'_, ()>;
 
     /// Bytes kept, bookkeeping included.
     fn held(&self) -> u64;

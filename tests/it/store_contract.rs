@@ -340,8 +340,10 @@ async fn claims_are_held_for_their_time(store: Arc<dyn Store>) {
     assert_eq!(store.claim("k", "two", long).await, Ok(Claim::Held("one".into())));
     assert_eq!(store.claim("other", "two", long).await, Ok(Claim::Won), "keys do not touch");
     assert_eq!(store.claimed("k").await, Ok(Some("one".into())));
-    store.release("k").await.expect("released");
-    store.release("k").await.expect("again");
+    store.release("k", "two").await.expect("somebody else's value gives nothing up");
+    assert_eq!(store.claimed("k").await, Ok(Some("one".into())));
+    store.release("k", "one").await.expect("released");
+    store.release("k", "one").await.expect("again");
     assert_eq!(store.claimed("k").await, Ok(None));
     assert_eq!(store.claim("k", "", Duration::from_millis(60)).await, Ok(Claim::Won));
     assert_eq!(store.claim("k", "late", long).await, Ok(Claim::Held(String::new())));

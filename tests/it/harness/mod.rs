@@ -79,7 +79,7 @@ impl Server {
         let config = Config::load(Some(file.path()), &environment).unwrap();
         let settings = settings(&config, false, &environment).unwrap();
         let app = App::new(&config, settings);
-        let rate = Rate::new(app.limits.requests_per_minute, &app.edge.trusted_proxies);
+        let rate = Rate::new(app.limits.requests_per_minute);
         let router = router(&app, rate.as_ref());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
