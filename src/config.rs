@@ -427,6 +427,9 @@ fn key_digest(key: &KeyConfig, environment: &Environment) -> Result<Digest> {
     match (&key.key, &key.sha256) {
         (Some(key), None) => Ok(digest_of(&secret(key, environment)?)),
         (None, Some(hex)) => {
+            if hex.len() != 64 {
+                bail!("sha256 is not 64 hexadecimal digits");
+            }
             let digits = hex
                 .as_bytes()
                 .chunks_exact(2)

@@ -28,4 +28,5 @@ mod policies;
 mod resume;
 mod shutdown;
 mod store_contract;
+mod store_memory;
 mod surfaces;
