@@ -194,8 +194,7 @@ impl Arrival {
         }
         for (log, id) in after {
             let known = streams.iter().any(|summary| summary.stream.to_string() == *log);
-            let name_of_room = id.parse::<EventId>().is_ok_and(|id| id.log == room);
-            if !known && !name_of_room {
+            if !known {
                 let readable = log.parse::<LogId>().is_ok() && id.parse::<EventId>().is_ok();
                 resets.push((log.clone(), if readable { Bad::Expired } else { Bad::Unknown }));
             }

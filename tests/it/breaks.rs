@@ -120,7 +120,8 @@ async fn a_slow_reader_on_http1_gets_the_error_frame_too() {
     let mut socket = tokio::net::TcpStream::from_std(socket.into()).unwrap();
     let body = chat().to_string();
     let head = format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        server.address,
         body.len()
     );
     socket.write_all(head.as_bytes()).await.unwrap();

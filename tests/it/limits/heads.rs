@@ -91,9 +91,19 @@ async fn a_reconnect_over_the_rate_gets_a_notice_and_a_close() {
         assert!(events[0].retry_ms.is_some_and(|ms| ms >= 1000), "{:?}", events[0]);
         assert_eq!(events[0].id, None);
     }
-    // A client that polls reads JSON and statuses.
-    let poll = server.send(server.get(&format!("/v1/streams/{id}/poll?after={id}-0000-0000000001"))).await;
-    assert_eq!(poll.status(), 429);
+    // A client that polls reads JSON: no news, and where it was.
+    let position = format!("{id}-0000-0000000001");
+    let poll =
+        Answer::of(server.send(server.get(&format!("/v1/streams/{id}/poll?after={position}"))).await).await;
+    assert_eq!(poll.status, 200);
+    assert!(wait(&poll) > 0);
+    let body = poll.json();
+    assert_eq!((&body["position"], body["events"].as_array().unwrap().len()), (&json!(position), 1));
+    let notice = &body["events"][0];
+    assert_eq!((&notice["id"], &notice["type"]), (&json!(null), &json!("notice")));
+    assert_eq!(notice["data"]["code"], "rate_limited");
+    let first = server.send(server.get(&format!("/v1/streams/{id}/poll"))).await;
+    assert_eq!(first.status(), 429);
     server.finish().await;
 }
 
@@ -161,8 +171,10 @@ async fn viewers_are_counted_by_stream_session_and_user() {
             assert_eq!(Socket::open(&server, "room-1", &[]).await.err(), Some(429), "{limit}");
         }
         if limit != "session" {
-            let poll = format!("/v1/streams/{id}/poll?wait=0&after={position}");
-            assert_eq!(server.send(server.get(&poll)).await.status(), 429, "{limit}");
+            let poll = server.json(&format!("/v1/streams/{id}/poll?wait=0&after={position}")).await;
+            assert_eq!(poll["events"][0]["data"]["code"], "too_many_viewers", "{limit}");
+            let first = server.send(server.get(&format!("/v1/streams/{id}/poll?wait=0"))).await;
+            assert_eq!(first.status(), 429, "{limit}");
         }
         drop(first);
         let name = "relaystream_viewers{transport=\"sse\"}";
