@@ -161,7 +161,8 @@ async fn with_open_access_a_name_that_is_not_this_machines_is_refused() {
     // A page whose name its owner lets point here (DNS rebinding) sends that name as host and as origin.
     let server = Server::demo().await;
     for (host, status) in [("rebound.example", 403), ("localhost:1234", 200), ("127.0.0.1", 200)] {
-        let request = server.get("/v1/models").header("host", host).header("origin", format!("http://{host}"));
+        let request =
+            server.get("/v1/models").header("host", host).header("origin", format!("http://{host}"));
         assert_eq!(server.send(request).await.status(), status, "{host}");
     }
     server.finish().await;
