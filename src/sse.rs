@@ -276,7 +276,9 @@ mod tests {
     }
 
     /// Dispatched events of the oracle: blocks with data, ids carried over as the standard says.
-    fn oracle(bytes: &[u8]) -> (Vec<(String, String, Option<String>)>, Option<u64>) {
+    type Heard = (Vec<(String, String, Option<String>)>, Option<u64>);
+
+    fn oracle(bytes: &[u8]) -> Heard {
         let input = futures_util::stream::iter([Ok::<_, std::io::Error>(Bytes::copy_from_slice(bytes))]);
         let mut blocks = sse_stream::SseByteStream::new(input);
         let (mut seen, mut id, mut retry) = (Vec::new(), None, None);

@@ -100,7 +100,7 @@ impl App {
                 empty_ttl: Duration::from_secs(config.rooms.empty_ttl_s),
             },
         );
-        Arc::new(App {
+        let app = Arc::new(App {
             relay,
             hub,
             metrics,
@@ -123,7 +123,10 @@ impl App {
             limits,
             tracker,
             phase: watch::Sender::new(Phase::Serving),
-        })
+        });
+        let warmed = app.clone();
+        app.tracker.spawn_blocking(move || warmed.relay.warm(&warmed.settings.load().routes));
+        app
     }
 
     pub fn phase(&self) -> Phase {

@@ -8,7 +8,7 @@ use relaystream::store::memory::{Memory, Options};
 use relaystream::store::{Error, Meta, Store};
 use tokio::time::{Instant, sleep};
 
-use crate::store_contract::{PATIENCE, START, batch, bounded, contract, created, draft, meta, sealing};
+use crate::store_contract::{PATIENCE, START, batch, bounded, contract, created, meta, sealing};
 
 fn memory(replay_window: Duration, total_bytes: u64, user_bytes: u64) -> Arc<Memory> {
     Arc::new(Memory::new(Options { replay_window, total_bytes, user_bytes }))
