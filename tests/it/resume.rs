@@ -21,7 +21,7 @@ use crate::seed::{Random, Seed};
 use crate::watchers::{get, most_bytes, most_time, poll, rest, take, watch};
 
 const STREAMS: usize = 4;
-const FRAMES: usize = 300;
+const FRAMES: usize = 200;
 /// Viewers of each stream on each surface, and pollers of each.
 const WATCHERS: usize = 6;
 /// Viewers of the session over SSE, and over WebSocket.
@@ -288,5 +288,23 @@ async fn whoever_comes_back_misses_nothing() {
     assert_eq!(seen, STREAMS * WATCHERS * 4 + 2 * MEMBERS);
     assert!(wrong.is_empty(), "{} of {seen}:\n{}", wrong.len(), wrong.join("\n"));
     let Ok(server) = Arc::try_unwrap(server) else { panic!("a viewer still holds the server") };
+    server.finish().await;
+}
+
+/// An id that names a stream which the session no longer knows: all is reset, and all that is kept follows.
+#[tokio::test]
+async fn a_reset_of_a_whole_session_is_followed_by_all_of_it() {
+    let provider = FakeProvider::new([Script::answer(&["all ", "of ", "it"])]).await;
+    let server = Server::before(&provider, "").await;
+    let id = server.start(&json!({"model": "fake/m", "input": "go", "session": "sim"})).await;
+    server.ended(&id).await;
+    let room = server.json("/v1/sessions/sim").await["position"].as_str().expect("a position").to_owned();
+    let held = format!("{room}~1.0.3~99.0.5");
+    let patience = Duration::from_millis(800);
+    let got = get(server.address, "/v1/sessions/sim/events", Some(&held), usize::MAX, patience).await;
+    let events = blocks(&got.body);
+    assert_eq!(events[0].data, r#"{"reason":"expired"}"#);
+    assert_eq!(events[1].event, "start");
+    assert_eq!(Heard::of(Surface::Native, &got.body).text, "all of it");
     server.finish().await;
 }

@@ -148,7 +148,17 @@ impl Server {
         if let Some(running) = self.app.relay.running(log) {
             soon("the end of a stream", running.finished.cancelled()).await;
         }
-        self.json(&format!("/v1/streams/{id}")).await
+        // The log is closed; what reads it may be a moment behind.
+        let over = async {
+            loop {
+                let snapshot = self.json(&format!("/v1/streams/{id}")).await;
+                if snapshot["status"] != "running" {
+                    return snapshot;
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        soon("the end in a snapshot", over).await
     }
 
     pub async fn cancel(&self, id: &str) -> Value {
