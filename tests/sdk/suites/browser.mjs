@@ -63,7 +63,7 @@ for (const model of ["ok", "paced-60-25"])
     equal(proxy.state.requests, 2, "requests, the second answered 204");
   });
 
-for (const cuts of [[900], [1_501], [2_400], [3_333], [5_000], [800, 1_201, 1_700, 901]])
+for (const cuts of [[1_100], [1_501], [2_400], [3_333], [5_000], [1_000, 1_201, 1_700, 1_101]])
   test(`EventSource: the socket is cut after ${cuts} bytes`, async (cleanup) => {
     const [model, mark] = ["paced-60-60", marker()];
     const proxy = await cutProxy(RELAY, { match: "/v1/chat/stream", cuts });
@@ -73,6 +73,17 @@ for (const cuts of [[900], [1_501], [2_400], [3_333], [5_000], [800, 1_201, 1_70
     equal(proxy.state.cut, cuts.length, "cuts");
     await expectWhole(seen, model, mark);
   }, { timeout: 45_000 });
+
+test("EventSource: a cut before the first event starts no second stream when the page gave a key", async (cleanup) => {
+  const [model, mark] = ["paced-60-25", marker()];
+  const proxy = await cutProxy(RELAY, { match: "/v1/chat/stream", cuts: [720, 740, 760] });
+  cleanup(() => proxy.close());
+  const one = await page(cleanup, `${proxy.url}/healthz`);
+  const seen = await one.evaluate(watch, `${chatPath(model, mark)}&key=${crypto.randomUUID()}`);
+  equal(seen.text, await textOf(model), "text");
+  equal(seen.done?.status, "completed", "status");
+  equal((await calls(mark)).length, 1, "upstream calls");
+}, { timeout: 45_000 });
 
 test("EventSource: cut, from a page of another loopback origin", async (cleanup) => {
   const [model, mark] = ["paced-60-30", marker()];
