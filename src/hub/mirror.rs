@@ -19,6 +19,7 @@ use crate::log::{LogId, Page, Position, Record};
 use crate::relay::Relay;
 use crate::relay::follow::follow;
 use crate::relay::running::Attendance;
+use crate::relay::silence::Silence;
 use crate::relay::tail::{self, Tail};
 use crate::relay::watch::{Watch, Watchers};
 use crate::room::{Kind, Room, Vector, message};
@@ -183,22 +184,18 @@ struct Run {
 
 impl Run {
     async fn run(mut self, options: tail::Options) {
+        let mut silence = Silence::new(options.keep_alive);
         loop {
-            let silence = async {
-                if options.keep_alive.is_zero() {
-                    std::future::pending::<()>().await;
-                }
-                tokio::time::sleep(options.keep_alive).await;
-            };
             let page = tokio::select! {
                 page = std::future::poll_fn(|cx| self.news(cx)) => page,
-                () = silence => {
+                () = silence.passed() => {
                     let Some(mirror) = self.mirror.upgrade() else { return };
                     mirror.beats.fetch_add(1, Relaxed);
                     mirror.watchers.wake_all();
                     continue;
                 }
             };
+            silence.heard();
             let Some(mirror) = self.mirror.upgrade() else { return };
             let gone = match page {
                 Some(Ok(page)) => self.read_room(&mirror, &page.records).await.is_err(),

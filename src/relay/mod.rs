@@ -8,6 +8,7 @@ mod pump;
 pub mod rendition;
 pub mod route;
 pub mod running;
+pub mod silence;
 pub mod tail;
 pub mod upstream;
 pub mod viewer;

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep};
 use tracing::{Instrument, info, info_span, warn};
 
 use super::route::{Route, Target};
@@ -34,11 +34,14 @@ pub struct Job {
     began: Instant,
     /// When the reader last heard something.
     spoke: Option<Instant>,
-    stopped: Pin<Box<dyn Future<Output = Stop> + Send>>,
+    guard: Guard,
 }
 
 /// How long an answer in one piece may take at least, however short the patience with streams is.
 const WHOLE_PATIENCE: Duration = Duration::from_secs(600);
+
+/// Later than any deadline.
+const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// What ends an attempt other than a proper end.
 enum Halt {
@@ -73,9 +76,8 @@ impl From<DecodeError> for Halt {
 
 impl Job {
     pub fn new(running: Arc<Running>, request: Request, route: Route, head: Position) -> Job {
-        let watched = running.clone();
-        let stopped = Box::pin(async move { watched.stopped().await });
-        Job { running, request, route, head, weight: 0, began: Instant::now(), spoke: None, stopped }
+        let guard = Guard::new(&running);
+        Job { running, request, route, head, weight: 0, began: Instant::now(), spoke: None, guard }
     }
 
     /// Runs the stream to its end.
@@ -165,7 +167,7 @@ impl Job {
         let answer = {
             let deadline = self.deadline(asked);
             let call = relay.upstreams.ask(target, ask, connect, now_ms() / 1000);
-            Self::wait(&mut self.stopped, deadline, call).await??
+            self.guard.wait(deadline, call).await?
         };
         let mut decoder = target.endpoint.dialect.decoder(relay.options.event_bytes);
         match answer {
@@ -184,7 +186,7 @@ impl Job {
         let mut frames = Vec::new();
         loop {
             let deadline = self.deadline(asked);
-            let chunk = Self::wait(&mut self.stopped, deadline, body.chunk()).await??;
+            let chunk = self.guard.wait(deadline, body.chunk()).await?;
             let decoded = match &chunk {
                 Some(bytes) => decoder.push(bytes, &mut frames),
                 None => decoder.finish(&mut frames),
@@ -208,7 +210,7 @@ impl Job {
         asked: Instant,
     ) -> Result<(), Halt> {
         let deadline = self.deadline(asked);
-        let bytes = Self::wait(&mut self.stopped, deadline, body.whole(relay.options.event_bytes)).await??;
+        let bytes = self.guard.wait(deadline, body.whole(relay.options.event_bytes)).await?;
         let mut frames = decoder.whole(&bytes)?;
         self.take(relay, &mut frames).await?;
         Ok(())
@@ -332,34 +334,53 @@ impl Job {
     }
 
     async fn pause(&mut self, wait: Duration) -> Result<(), Halt> {
-        Self::wait(&mut self.stopped, None, async {
+        let pause = async {
             sleep(wait).await;
-            Ok::<(), Fault>(())
-        })
-        .await??;
-        Ok(())
+            Ok(())
+        };
+        self.guard.wait(None, pause).await
+    }
+}
+
+/// Watches over waits on the provider: for a stop, and for a deadline. Appends do not go through here, so that none is
+/// ever torn.
+struct Guard {
+    stopped: Pin<Box<dyn Future<Output = Stop> + Send>>,
+    /// Set to the earliest deadline so far. Deadlines mostly move on with every token: the timer looks back when it
+    /// fires, rather than being set again each time.
+    alarm: Pin<Box<Sleep>>,
+}
+
+impl Guard {
+    fn new(running: &Arc<Running>) -> Guard {
+        let watched = running.clone();
+        let stopped = Box::pin(async move { watched.stopped().await });
+        Guard { stopped, alarm: Box::pin(sleep(FAR)) }
     }
 
-    /// Waits for `what`, unless the stream is stopped or runs into its deadline first. Only waits on the provider go
-    /// through here: an append is never torn.
+    /// Waits for `what`, unless the stream is stopped or runs into its deadline first.
     async fn wait<T>(
-        stopped: &mut Pin<Box<dyn Future<Output = Stop> + Send>>,
+        &mut self,
         deadline: Option<(Instant, &'static str)>,
         what: impl Future<Output = Result<T, Fault>>,
-    ) -> Result<Result<T, Fault>, Halt> {
+    ) -> Result<T, Halt> {
         let late = async {
-            match deadline {
-                Some((at, code)) => {
-                    sleep_until(at).await;
-                    code
+            let Some((at, code)) = deadline else { return std::future::pending().await };
+            if at < self.alarm.deadline() {
+                self.alarm.as_mut().reset(at);
+            }
+            loop {
+                self.alarm.as_mut().await;
+                if at <= Instant::now() {
+                    return code;
                 }
-                None => std::future::pending().await,
+                self.alarm.as_mut().reset(at);
             }
         };
         tokio::select! {
             biased;
-            why = stopped => Err(Halt::Stop(why)),
-            result = what => Ok(result),
+            why = &mut self.stopped => Err(Halt::Stop(why)),
+            result = what => result.map_err(Halt::Fault),
             code = late => Err(Fault::new(code, timeout_message(code), code != "total_timeout").into()),
         }
     }

@@ -8,6 +8,9 @@ use bytes::Bytes;
 use crate::log::{Framing, LogId, Position, Record};
 use crate::surface::{Encoder, Format};
 
+/// So many chunks of one age become one.
+const FAN_IN: usize = 32;
+
 /// The largest piece given to a viewer at once: a late one gets a whole answer in a few of these.
 const SLICE: usize = 512 * 1024;
 
@@ -23,8 +26,27 @@ pub struct Rendition {
 #[derive(Debug)]
 struct Chunk {
     start: u64,
+    /// How often it was merged.
+    age: u32,
     bytes: Bytes,
     marks: Vec<Mark>,
+}
+
+impl Chunk {
+    /// Neighbours as one.
+    fn of(family: impl IntoIterator<Item = Chunk>, age: u32) -> Chunk {
+        let mut family = family.into_iter();
+        let first = family.next().expect("a family has a first member");
+        let Some(second) = family.next() else { return Chunk { age, ..first } };
+        let (mut bytes, mut marks) = (first.bytes.to_vec(), first.marks);
+        for chunk in std::iter::once(second).chain(family) {
+            let shift = bytes.len();
+            bytes.extend_from_slice(&chunk.bytes);
+            marks.extend(chunk.marks.into_iter().map(|mark| Mark { end: mark.end + shift, ..mark }));
+        }
+        marks.shrink_to_fit();
+        Chunk { start: first.start, age, bytes: bytes.into_boxed_slice().into(), marks }
+    }
 }
 
 /// After the event `seq` the chunk has been read up to `end`.
@@ -51,7 +73,9 @@ impl Rendition {
 
     /// Encodes the log's next records.
     pub fn push(&mut self, records: &[Record]) {
-        let mut out = Vec::with_capacity(records.len() * 128);
+        // What a record is written as is its content and, mostly, an id, a name and line ends.
+        let size = records.iter().map(|record| record.draft.weight()).sum();
+        let mut out = Vec::with_capacity(size);
         let mut marks = Vec::with_capacity(records.len());
         for record in records {
             self.encoder.encode(record, &mut out);
@@ -63,24 +87,35 @@ impl Rendition {
         for (bytes, marks) in pieces(out, marks) {
             let start = self.len;
             self.len += bytes.len() as u64;
-            self.chunks.push(Chunk { start, bytes, marks });
+            self.chunks.push(Chunk { start, age: 0, bytes, marks });
             self.merge();
         }
     }
 
-    /// Merges like sizes, so that every byte is copied a logarithmic number of times.
+    /// Merges many young chunks into one older one, so that every byte is copied a few times at most.
     fn merge(&mut self) {
-        while let [.., a, b] = self.chunks.as_slice() {
-            if a.bytes.len() > b.bytes.len() || a.bytes.len() + b.bytes.len() > SLICE {
+        loop {
+            let Some(young) = self.chunks.len().checked_sub(FAN_IN) else { return };
+            let (family, age) = (&self.chunks[young..], self.chunks[young].age);
+            let size: usize = family.iter().map(|chunk| chunk.bytes.len()).sum();
+            if size > SLICE || family.iter().any(|chunk| chunk.age != age) {
                 return;
             }
-            let shift = a.bytes.len();
-            let bytes = Bytes::from([a.bytes.as_ref(), b.bytes.as_ref()].concat());
-            let later = b.marks.iter().map(|mark| Mark { seq: mark.seq, end: mark.end + shift });
-            let marks = a.marks.iter().copied().chain(later).collect();
-            let merged = Chunk { start: a.start, bytes, marks };
-            self.chunks.truncate(self.chunks.len() - 2);
+            let merged = Chunk::of(self.chunks.drain(young..), age + 1);
             self.chunks.push(merged);
+        }
+    }
+
+    /// The log is closed: what is left in small chunks is joined, for those who come late.
+    pub fn compact(&mut self) {
+        let mut chunks = std::mem::take(&mut self.chunks).into_iter().peekable();
+        while let Some(first) = chunks.next() {
+            let (mut size, mut family) = (first.bytes.len(), vec![first]);
+            while let Some(next) = chunks.next_if(|next| size + next.bytes.len() <= SLICE) {
+                size += next.bytes.len();
+                family.push(next);
+            }
+            self.chunks.push(Chunk::of(family, 0));
         }
     }
 

@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use super::follow::{PAGE_BYTES, follow};
 use super::rendition::{Place, Rendition};
+use super::silence::Silence;
 use super::watch::Watchers;
 use crate::event::{Event, Kind, Status};
 use crate::log::{Bad, EventId, LogId, Position, Record};
@@ -201,6 +202,7 @@ impl Tail {
         shared.grown_at = Instant::now();
         if closed {
             shared.end = Some(ended(&shared.records));
+            shared.renditions.iter_mut().for_each(Rendition::compact);
         }
     }
 }
@@ -229,22 +231,19 @@ fn ended(records: &[Record]) -> End {
 async fn run(tail: Weak<Tail>, store: Arc<dyn Store>, log: LogId, after: Position, options: Options) {
     let pages = follow(store, log, after);
     tokio::pin!(pages);
+    let mut silence = Silence::new(options.keep_alive);
     loop {
-        let silence = async {
-            if options.keep_alive.is_zero() {
-                std::future::pending::<()>().await;
-            }
-            tokio::time::sleep(options.keep_alive).await;
-        };
         let page = tokio::select! {
+            biased;
             page = pages.next() => page,
-            () = silence => {
+            () = silence.passed() => {
                 let Some(tail) = tail.upgrade() else { return };
                 tail.beats.fetch_add(1, Relaxed);
                 tail.watchers.wake_all();
                 continue;
             }
         };
+        silence.heard();
         let Some(tail) = tail.upgrade() else { return };
         let ended = match page {
             Some(Ok(page)) => {
