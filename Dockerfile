@@ -25,14 +25,11 @@ FROM debian:bookworm-slim
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin relaystream \
-    && install -d -m 0700 -o relaystream -g relaystream /data
+    && useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin relaystream
 COPY --from=build /out/relaystream /usr/local/bin/relaystream
 
 USER 10001:10001
-# The disk store's default path, ./data, is /data from here.
 WORKDIR /
-VOLUME /data
 EXPOSE 8080
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["relaystream"]
