@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -30,16 +30,22 @@ use crate::relay::watch::Watchers;
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub SocketAddr);
 
-/// How often everything queued on a connection went to its socket.
+/// How a connection's queue drains into its socket.
 #[derive(Debug, Default)]
 pub struct Flushes {
     count: AtomicU64,
+    /// The socket took no more when it was last written to.
+    blocked: AtomicBool,
     pub watchers: Arc<Watchers>,
 }
 
 impl Flushes {
     pub fn count(&self) -> u64 {
         self.count.load(SeqCst)
+    }
+
+    pub fn blocked(&self) -> bool {
+        self.blocked.load(SeqCst)
     }
 }
 
@@ -128,7 +134,9 @@ impl AsyncRead for Counted {
 
 impl AsyncWrite for Counted {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(cx, buf)
+        let written = Pin::new(&mut self.socket).poll_write(cx, buf);
+        self.flushes.blocked.store(written.is_pending(), SeqCst);
+        written
     }
 
     fn poll_write_vectored(
@@ -136,14 +144,16 @@ impl AsyncWrite for Counted {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
+        self.flushes.blocked.store(written.is_pending(), SeqCst);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
         self.socket.is_write_vectored()
     }
 
-    /// Called by hyper once everything queued has been written.
+    /// Called once what was queued has been written: all of it on HTTP/1.1, a frame or more on HTTP/2.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.socket).poll_flush(cx))?;
         self.flushes.count.fetch_add(1, SeqCst);

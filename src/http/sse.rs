@@ -15,7 +15,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use http_body::Frame;
 use serde_json::json;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::connection::Flushes;
 use super::counted::Counted;
@@ -67,12 +67,17 @@ pub struct Events {
 /// The last frame is on its way; once it is written the body errs.
 struct Breaking {
     flushes_before: u64,
-    watch: Option<Watch>,
-    /// On HTTP/2 a flush under way may have been of older frames: a little more time covers that.
-    grace: Pin<Box<Sleep>>,
+    flushes_seen: u64,
+    watch: Watch,
+    /// Runs out when nothing more was written for a while.
+    quiet: Pin<Box<Sleep>>,
 }
 
-const BREAK_GRACE: Duration = Duration::from_millis(50);
+/// HTTP/2 flushes after a frame, not after the queue: the queue is empty when flushes have stopped for this long, and the
+/// socket still takes bytes.
+const QUIET: Duration = Duration::from_millis(50);
+/// On an HTTP/2 connection that others keep busy: after so many flushes a queue of `H2_SEND_BUFFER` has had its turns.
+const MANY_FLUSHES: u64 = 64;
 
 impl Events {
     pub fn new(
@@ -107,20 +112,25 @@ impl Events {
     }
 
     fn poll_break(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let flushes = self.flushes.clone();
+        let Some(flushes) = self.flushes.clone() else {
+            self.over = true;
+            return Poll::Ready(Some(Err(Broken)));
+        };
         let breaking = self.breaking.get_or_insert_with(|| Breaking {
-            flushes_before: flushes.as_ref().map_or(0, |flushes| flushes.count()),
-            watch: flushes.as_ref().map(|flushes| flushes.watchers.join()),
-            grace: Box::pin(sleep(BREAK_GRACE)),
+            flushes_before: flushes.count(),
+            flushes_seen: flushes.count(),
+            watch: flushes.watchers.join(),
+            quiet: Box::pin(sleep(QUIET)),
         });
-        if let Some(watch) = &breaking.watch {
-            watch.register(cx);
+        breaking.watch.register(cx);
+        let count = flushes.count();
+        if count != breaking.flushes_seen {
+            breaking.flushes_seen = count;
+            breaking.quiet.as_mut().reset(Instant::now() + QUIET);
         }
-        let flushed = flushes.map_or(2, |flushes| flushes.count() - breaking.flushes_before);
-        if flushed == 0 {
-            return Poll::Pending;
-        }
-        if flushed == 1 && breaking.grace.as_mut().poll(cx).is_pending() {
+        let waited = breaking.quiet.as_mut().poll(cx).is_ready();
+        let since = count - breaking.flushes_before;
+        if since == 0 || (!waited && since < MANY_FLUSHES) || flushes.blocked() {
             return Poll::Pending;
         }
         self.over = true;
