@@ -30,6 +30,8 @@ pub struct Principal {
     pub role: Role,
     /// Sessions of others that it may enter; `*` for all of its tenant.
     pub sessions: Vec<String>,
+    /// Whose limits it uses up: its own, or, where everyone is one user, those of its address.
+    pub allowance: String,
     /// Open access: everyone is this user.
     pub open: bool,
 }
@@ -68,6 +70,8 @@ pub fn digest_of(key: &str) -> Digest {
 pub struct Access {
     /// Without a credential one is the local owner.
     pub open: bool,
+    /// Open only because nobody but this machine can connect: pages of other names may not use a browser to.
+    pub local: bool,
     pub keys: BTreeMap<Digest, Principal>,
 }
 
@@ -91,6 +95,7 @@ impl Access {
 /// Who everyone is under open access. SDKs insist on sending some key; it is not looked at.
 fn local() -> Principal {
     Principal {
+        allowance: "local/local".into(),
         tenant: "local".into(),
         user: "local".into(),
         role: Role::Owner,
@@ -106,12 +111,13 @@ mod tests {
     #[test]
     fn keys_admit_and_everything_else_does_not() {
         let alice = Principal { user: "alice".into(), open: false, sessions: vec![], ..local() };
-        let access = Access { open: false, keys: BTreeMap::from([(digest_of("k1"), alice.clone())]) };
+        let access =
+            Access { open: false, local: false, keys: BTreeMap::from([(digest_of("k1"), alice.clone())]) };
         assert_eq!(access.admit(Some("k1")), Ok(alice));
         for wrong in [None, Some(""), Some("k"), Some("k11"), Some("K1")] {
             assert_eq!(access.admit(wrong), Err(Unauthorized));
         }
-        let open = Access { open: true, keys: BTreeMap::new() };
+        let open = Access { open: true, local: true, keys: BTreeMap::new() };
         assert!(open.admit(None).is_ok() && open.admit(Some("whatever an SDK sends")).is_ok());
     }
 }

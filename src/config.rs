@@ -60,6 +60,17 @@ impl Default for Server {
     }
 }
 
+/// A secret or where to find it: never printed.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProviderConfig {
@@ -67,9 +78,9 @@ pub struct ProviderConfig {
     #[serde(default)]
     pub base_url: String,
     #[serde(default)]
-    pub keys: Vec<String>,
+    pub keys: Vec<Secret>,
     #[serde(default)]
-    pub headers: BTreeMap<String, String>,
+    pub headers: BTreeMap<String, Secret>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -184,7 +195,7 @@ pub struct AuthConfig {
 #[serde(deny_unknown_fields)]
 pub struct KeyConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub key: Option<String>,
+    pub key: Option<Secret>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
     pub user: String,
@@ -211,11 +222,18 @@ pub struct RoomsConfig {
     pub ping_ms: u64,
     pub pong_ms: u64,
     pub history_bytes: usize,
+    pub empty_ttl_s: u64,
 }
 
 impl Default for RoomsConfig {
     fn default() -> RoomsConfig {
-        RoomsConfig { message_bytes: 64 * 1024, ping_ms: 25_000, pong_ms: 8_000, history_bytes: 1024 * 1024 }
+        RoomsConfig {
+            message_bytes: 64 * 1024,
+            ping_ms: 25_000,
+            pong_ms: 8_000,
+            history_bytes: 1024 * 1024,
+            empty_ttl_s: 3600,
+        }
     }
 }
 
@@ -278,11 +296,14 @@ impl Config {
                 user: key.user.clone(),
                 role: key.role,
                 sessions: key.sessions.clone(),
+                allowance: format!("{}/{}", key.tenant, key.user),
                 open: false,
             };
             keys.insert(digest, principal);
         }
-        let open = open || self.auth.open || (keys.is_empty() && self.server.listen.ip().is_loopback());
+        let asked_for = open || self.auth.open;
+        let local = keys.is_empty() && !asked_for && self.server.listen.ip().is_loopback();
+        let open = asked_for || local;
         if !open && keys.is_empty() {
             bail!(
                 "server.listen: {} can be reached by others and no credentials are configured; add auth.keys, or let \
@@ -290,7 +311,7 @@ impl Config {
                 self.server.listen
             );
         }
-        Ok(Access { open: open && keys.is_empty(), keys })
+        Ok(Access { open: open && keys.is_empty(), local, keys })
     }
 
     /// Providers and models: those of the file, and each provider whose key is in the environment.
@@ -463,15 +484,17 @@ fn base_url(text: &str) -> Result<String> {
     }
 }
 
-/// A secret as written, or from where `env:NAME` or `file:PATH` points.
-fn secret(text: &str, environment: &Environment) -> Result<String> {
-    if let Some(name) = text.strip_prefix("env:") {
-        let value = environment.get(name).filter(|value| !value.is_empty());
-        return value.cloned().with_context(|| format!("the environment has no {name}"));
-    }
-    if let Some(path) = text.strip_prefix("file:") {
+/// A secret as written, or from where `env:NAME` or `file:PATH` points; never an empty one, which would let in whoever
+/// sends nothing.
+fn secret(secret: &Secret, environment: &Environment) -> Result<String> {
+    let Secret(text) = secret;
+    let value = if let Some(name) = text.strip_prefix("env:") {
+        environment.get(name).cloned().with_context(|| format!("the environment has no {name}"))?
+    } else if let Some(path) = text.strip_prefix("file:") {
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
-        return Ok(text.trim_end_matches(['\r', '\n']).to_owned());
-    }
-    Ok(text.to_owned())
+        text.trim_end_matches(['\r', '\n']).to_owned()
+    } else {
+        text.clone()
+    };
+    if value.is_empty() { bail!("is empty") } else { Ok(value) }
 }

@@ -52,6 +52,8 @@ pub struct Metrics {
     pub streams: Family<Ended, Counter>,
     /// Viewers attached now.
     pub viewers: Family<Transport, Gauge>,
+    /// Connections of members of rooms.
+    pub members: Gauge,
     /// How long viewers stayed.
     pub connection_duration: Family<Transport, Seconds, fn() -> Seconds>,
     /// From the start of a stream to its first token.
@@ -93,6 +95,7 @@ impl Default for Metrics {
             streams_running: Gauge::default(),
             streams: Family::default(),
             viewers: Family::default(),
+            members: Gauge::default(),
             connection_duration: Family::new_with_constructor(seconds),
             time_to_first_token: seconds(),
             time_between_tokens: seconds(),
@@ -123,6 +126,7 @@ impl Metrics {
         );
         own.register("streams", "Streams that ended, by how", self.streams.clone());
         own.register("viewers", "Viewers attached now", self.viewers.clone());
+        own.register("members", "Connections of members of rooms", self.members.clone());
         let (name, help) = ("connection_duration", "How long viewers stayed");
         own.register_with_unit(name, help, Unit::Seconds, self.connection_duration.clone());
         let (name, help) = ("time_to_first_token", "From the start of a stream to its first token");
@@ -155,7 +159,7 @@ impl Metrics {
         text
     }
 
-    /// Counts a viewer for as long as the guard lives. `since_ms` tells how long that was.
+    /// Counts a read that came with a position, by what it met.
     pub fn resumed(&self, result: &'static str) {
         self.resumes.get_or_create_owned(&Outcome { result }).inc();
     }

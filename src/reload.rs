@@ -34,17 +34,34 @@ pub async fn watch(app: Arc<App>, watched: Watched, config: Config, environment:
     };
     // One slot: what matters is that something changed, not how often.
     let (changed, mut changes) = mpsc::channel(1);
-    let _watcher = watcher(&watched, &config.prompts.path, changed.clone());
+    let prompts = config.prompts.path;
+    let _watcher = watcher(&watched, &prompts, changed.clone());
+    let mut seen = content(&watched, &prompts);
     loop {
-        tokio::select! {
-            _ = hangup.recv() => {}
+        let asked = tokio::select! {
+            _ = hangup.recv() => true,
             _ = changes.recv() => {
                 tokio::time::sleep(SETTLE).await;
                 while changes.try_recv().is_ok() {}
+                false
             }
+        };
+        // Other files live in these folders too, perhaps our own log: only what we read counts.
+        let now = content(&watched, &prompts);
+        if asked || now != seen {
+            reload(&app, &watched, &environment);
         }
-        reload(&app, &watched, &environment);
+        seen = now;
     }
+}
+
+/// What is in the configuration file and the prompts, as far as it can be read.
+fn content(watched: &Watched, prompts: &Path) -> Vec<(PathBuf, Option<Vec<u8>>)> {
+    let entries = std::fs::read_dir(prompts).into_iter().flatten().flatten().map(|entry| entry.path());
+    let prompts = entries.filter(|path| path.extension().is_some_and(|extension| extension == "prompt"));
+    let mut files: Vec<_> = watched.file.iter().cloned().chain(prompts).collect();
+    files.sort();
+    files.into_iter().map(|path| (path.clone(), std::fs::read(path).ok())).collect()
 }
 
 fn watcher(
@@ -54,8 +71,7 @@ fn watcher(
 ) -> Option<notify::RecommendedWatcher> {
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         if event.is_ok_and(|event| !event.kind.is_access()) {
-            // Full means that a change is waiting already.
-            drop(changed.try_send(()));
+            let _a_change_waits_already = changed.try_send(());
         }
     })
     .inspect_err(|error| warn!(%error, "files are not watched; SIGHUP still reloads"))

@@ -19,6 +19,8 @@ pub struct Frame<'a> {
     /// The last `id:` seen so far on this connection.
     pub id: Option<&'a str>,
     /// The frame as it came, closing blank line included, without its comments and its `id:` and `retry:` lines.
+    /// Only a lone CR is written as LF, and so is every line end after the first one: beside an LF, where a line
+    /// between was left out or ours is put in front, it would read as a CRLF and join two lines or two frames.
     pub raw: &'a [u8],
 }
 
@@ -28,12 +30,14 @@ pub struct TooLarge {
     pub limit: usize,
 }
 
-/// How lines end here. A lone CR at the end of a read may be half of a CRLF, so it waits until the first line
-/// end has told which it is; a stream of lone CRs is then dispatched at once.
+/// A CR that was the last byte so far: whether an LF follows decides what line end it is.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Ending {
-    Unknown,
-    CrOnly,
+enum Cr {
+    No,
+    /// The line is still open. Only until the first lone CR: from there on lines end so, and must not wait.
+    Open,
+    /// The line was ended; an LF that follows belongs to the same line end and is dropped.
+    Ended,
 }
 
 #[derive(Debug)]
@@ -46,9 +50,10 @@ pub struct Parser {
     id: Option<String>,
     retry_ms: Option<u64>,
     has_data: bool,
-    pending_cr: bool,
     first_line: bool,
-    ending: Ending,
+    cr: Cr,
+    /// A lone CR was seen: a fact about the bytes, not about how they were cut.
+    lone_cr: bool,
     limit: usize,
 }
 
@@ -63,9 +68,9 @@ impl Parser {
             id: None,
             retry_ms: None,
             has_data: false,
-            pending_cr: false,
             first_line: true,
-            ending: Ending::Unknown,
+            cr: Cr::No,
+            lone_cr: false,
             limit,
         }
     }
@@ -78,38 +83,43 @@ impl Parser {
     /// Takes the next bytes and calls `on_frame` for each event they complete. Frames without data are not
     /// events and are dropped, as the standard says.
     pub fn feed(&mut self, mut bytes: &[u8], mut on_frame: impl FnMut(Frame<'_>)) -> Result<(), TooLarge> {
-        if self.pending_cr && !bytes.is_empty() {
-            self.pending_cr = false;
-            if bytes[0] == b'\n' {
-                bytes = &bytes[1..];
-                self.end_line(b"\r\n", &mut on_frame)?;
-            } else {
-                self.ending = Ending::CrOnly;
-                self.end_line(b"\r", &mut on_frame)?;
-            }
-        }
-        while let Some(at) = memchr::memchr2(b'\n', b'\r', bytes) {
-            self.extend_line(&bytes[..at])?;
-            let terminator: &[u8] = match (bytes[at], bytes.get(at + 1)) {
-                (b'\n', _) => b"\n",
-                (_, Some(b'\n')) => b"\r\n",
-                (_, None) if self.ending == Ending::Unknown => {
-                    self.pending_cr = true;
-                    return Ok(());
+        while let Some(first) = bytes.first() {
+            match (std::mem::replace(&mut self.cr, Cr::No), first) {
+                (Cr::Open, b'\n') => {
+                    bytes = &bytes[1..];
+                    self.end_line(b"\r\n", &mut on_frame)?;
+                    continue;
                 }
-                _ => b"\r",
-            };
-            bytes = &bytes[at + terminator.len()..];
-            self.end_line(terminator, &mut on_frame)?;
+                (Cr::Open, _) => {
+                    self.lone_cr = true;
+                    self.end_line(b"\n", &mut on_frame)?;
+                }
+                (Cr::Ended, b'\n') => {
+                    bytes = &bytes[1..];
+                    continue;
+                }
+                (Cr::No | Cr::Ended, _) => {}
+            }
+            let Some(at) = memchr::memchr2(b'\n', b'\r', bytes) else { return self.extend_line(bytes) };
+            self.extend_line(&bytes[..at])?;
+            match bytes[at] {
+                b'\n' => self.end_line(b"\n", &mut on_frame)?,
+                _ if self.lone_cr => {
+                    self.cr = Cr::Ended;
+                    self.end_line(b"\n", &mut on_frame)?;
+                }
+                _ => self.cr = Cr::Open,
+            }
+            bytes = &bytes[at + 1..];
         }
-        self.extend_line(bytes)
+        Ok(())
     }
 
     /// The connection ended. An unfinished event is discarded, as the standard says; a CR that was waiting for
     /// its LF counts as a line end.
     pub fn finish(&mut self, mut on_frame: impl FnMut(Frame<'_>)) -> Result<(), TooLarge> {
-        if std::mem::take(&mut self.pending_cr) {
-            self.end_line(b"\r", &mut on_frame)?;
+        if std::mem::replace(&mut self.cr, Cr::No) == Cr::Open {
+            self.end_line(b"\n", &mut on_frame)?;
         }
         Ok(())
     }

@@ -86,12 +86,16 @@ impl App {
                 keep_alive: ms(config.server.keepalive_ms),
             },
             stream_bytes: config.limits.stream_bytes,
-            event_bytes: config.limits.event_bytes,
+            event_bytes: or_any(config.limits.event_bytes),
         };
         let relay = Relay::new(store, options.clone(), metrics.clone(), tracker.clone());
         let hub = Hub::new(
             relay.clone(),
-            hub::Options { tail: options.tail, history_bytes: config.rooms.history_bytes },
+            hub::Options {
+                tail: options.tail,
+                history_bytes: or_any(config.rooms.history_bytes),
+                empty_ttl: Duration::from_secs(config.rooms.empty_ttl_s),
+            },
         );
         Arc::new(App {
             relay,
@@ -103,9 +107,9 @@ impl App {
                 keep_alive: ms(config.server.keepalive_ms),
                 allowed_origins: config.server.allowed_origins.clone(),
                 trusted_proxies: config.server.trusted_proxies.clone(),
-                request_bytes: config.limits.request_bytes,
+                request_bytes: or_any(config.limits.request_bytes),
                 replay_window,
-                message_bytes: config.rooms.message_bytes,
+                message_bytes: or_any(config.rooms.message_bytes),
                 ping: ms(config.rooms.ping_ms),
                 pong: ms(config.rooms.pong_ms),
             },
@@ -167,6 +171,11 @@ impl App {
         self.relay.sweep();
         self.hub.sweep().await;
     }
+}
+
+/// Zero switches a limit off.
+fn or_any(limit: usize) -> usize {
+    if limit == 0 { usize::MAX } else { limit }
 }
 
 /// Reads what can be reloaded: credentials, providers and models, prompts.

@@ -8,10 +8,11 @@ use std::time::Duration;
 use super::{App, Phase};
 use crate::auth::{Principal, Role, digest_of};
 use crate::chat::Request;
+use crate::hub::Session;
 use crate::log::LogId;
 use crate::relay::route::UnknownModel;
 use crate::relay::running::{OnDisconnect, Running};
-use crate::relay::{Created, Facts, Spec};
+use crate::relay::{Facts, Spec};
 use crate::store::{self, Claim};
 
 /// What a client asked for, checked for its form.
@@ -21,6 +22,14 @@ pub struct Wish {
     pub on_disconnect: OnDisconnect,
     pub metadata: serde_json::Map<String, serde_json::Value>,
     pub idempotency_key: Option<String>,
+}
+
+impl Wish {
+    /// Two wishes with the same print ask for the same.
+    fn print(&self) -> String {
+        let rest = serde_json::json!([self.session, format!("{:?}", self.on_disconnect), self.metadata]);
+        digest_of(&format!("{}{rest}", self.request.fingerprint())).map(|byte| format!("{byte:02x}")).concat()
+    }
 }
 
 /// A stream to read.
@@ -42,7 +51,7 @@ pub enum StartError {
     TooManyStreams { limit: u64 },
     #[error("there is no session \"{0}\"")]
     NoSession(String),
-    #[error("your role in this session does not allow it to start streams")]
+    #[error("your role does not allow it to start streams")]
     NotAllowed,
     #[error("this idempotency key was used for another request")]
     KeyReused,
@@ -50,37 +59,41 @@ pub enum StartError {
     Store(#[from] store::Error),
 }
 
-/// An idempotency key is held at most this long; in practice as long as its stream is kept.
-const KEY_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
+/// A running stream holds its idempotency key this long; once it has ended, for as long as it is kept.
+const KEY_TTL: Duration = Duration::from_secs(24 * 3600);
 
 impl App {
-    pub async fn start(&self, principal: &Principal, wish: Wish) -> Result<Started, StartError> {
-        if self.phase() != Phase::Serving {
-            return Err(StartError::Draining);
-        }
-        let route = self.settings.load().routes.resolve(&wish.request.model)?;
-        let session = match &wish.session {
-            None => None,
-            Some(name) => {
-                let (session, role) = self
-                    .hub
-                    .enter(principal, name)
-                    .await?
-                    .ok_or_else(|| StartError::NoSession(name.clone()))?;
-                if role < Role::Member {
-                    return Err(StartError::NotAllowed);
-                }
-                Some(session)
-            }
-        };
+    /// Starts what is wished for. It is seen through even if the caller goes away meanwhile: a stream that can be found
+    /// is one that runs.
+    pub async fn start(
+        self: &Arc<Self>,
+        principal: &Arc<Principal>,
+        wish: Wish,
+    ) -> Result<Started, StartError> {
+        let (app, principal) = (self.clone(), principal.clone());
+        let started = self.tracker.spawn(async move { app.begin(&principal, wish).await });
+        started
+            .await
+            .unwrap_or_else(|_| Err(StartError::Store(store::Error::Unavailable("a start failed".into()))))
+    }
+
+    async fn begin(&self, principal: &Principal, wish: Wish) -> Result<Started, StartError> {
+        let print = wish.print();
         let key = wish.idempotency_key.as_deref().map(|key| format!("idempotency/{}/{key}", principal.key()));
-        let print = digest_of(&wish.request.fingerprint()).map(|byte| format!("{byte:02x}")).concat();
         if let Some(key) = &key
             && let Some(started) = self.earlier(key, &print).await?
         {
             return Ok(started);
         }
-        let permit = self.running_permits.take(&principal.key());
+        if self.phase() != Phase::Serving {
+            return Err(StartError::Draining);
+        }
+        if principal.role < Role::Member {
+            return Err(StartError::NotAllowed);
+        }
+        let route = self.settings.load().routes.resolve(&wish.request.model)?;
+        let session = self.session(principal, wish.session.as_deref()).await?;
+        let permit = self.running_permits.take(&principal.allowance);
         let permit =
             permit.ok_or(StartError::TooManyStreams { limit: self.limits.running_streams_per_user })?;
         let facts = Facts {
@@ -92,22 +105,56 @@ impl App {
         };
         let spec = Spec { request: wish.request, route, on_disconnect: wish.on_disconnect, facts };
         let created = self.relay.create(spec).await?;
-        let id = created.id;
-        // The claim comes after the log: whoever finds the key finds the stream.
-        if let Some(key) = &key {
-            let value = format!("{id} {print}");
-            if let Claim::Held(other) = self.relay.store.claim(key, &value, KEY_TTL).await? {
-                self.relay.discard(created).await?;
-                return replayed(&other, &print);
+        let (id, running) = (created.id, created.running.clone());
+        match self.register(key.as_deref(), &print, session.as_ref(), &running).await {
+            Ok(None) => {
+                self.relay.launch(created, permit);
+                Ok(Started { id, replayed: false, running: Some(running) })
             }
-            self.release_if_mute(key.clone(), &created);
+            other => {
+                self.relay.discard(created).await?;
+                other.map(|earlier| earlier.unwrap_or(Started { id, replayed: true, running: None }))
+            }
+        }
+    }
+
+    async fn session(
+        &self,
+        principal: &Principal,
+        name: Option<&str>,
+    ) -> Result<Option<Arc<Session>>, StartError> {
+        let Some(name) = name else { return Ok(None) };
+        let entered = self.hub.enter(principal, name).await?;
+        let (session, role) = entered.ok_or_else(|| StartError::NoSession(name.to_owned()))?;
+        if role < Role::Member { Err(StartError::NotAllowed) } else { Ok(Some(session)) }
+    }
+
+    /// Makes a created stream known under its key and in its room; or returns the one that has the key already.
+    async fn register(
+        &self,
+        key: Option<&str>,
+        print: &str,
+        session: Option<&Arc<Session>>,
+        running: &Arc<Running>,
+    ) -> Result<Option<Started>, StartError> {
+        // The claim comes after the log: whoever finds the key finds the stream.
+        let claimed = match key {
+            None => None,
+            Some(key) => {
+                let value = format!("{} {print}", running.id);
+                if let Claim::Held(other) = self.relay.store.claim(key, &value, KEY_TTL).await? {
+                    return replayed(&other, print).map(Some);
+                }
+                Some((key.to_owned(), value))
+            }
+        };
+        if let Some((key, value)) = claimed {
+            self.settle(key, value, running.clone());
         }
         if let Some(session) = session {
-            self.hub.opened(&session, created.running.clone()).await?;
+            self.hub.opened(session, running.clone()).await?;
         }
-        let running = created.running.clone();
-        self.relay.launch(created, permit);
-        Ok(Started { id, replayed: false, running: Some(running) })
+        Ok(None)
     }
 
     /// The stream that holds this key, if it is still kept.
@@ -117,22 +164,29 @@ impl App {
         match self.relay.store.meta(started.id).await {
             Ok(_) => Ok(Some(started)),
             Err(store::Error::NotFound) => {
-                self.relay.store.release(key).await?;
+                self.relay.store.release(key, &value).await?;
                 Ok(None)
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    /// A stream that failed before its provider said anything gives its key back.
-    fn release_if_mute(&self, key: String, created: &Created) {
-        let (running, store) = (created.running.clone(), self.relay.store.clone());
+    /// Once a stream has ended its key is held for as long as it can be replayed; one that failed before its provider
+    /// said anything gives its key back at once.
+    fn settle(&self, key: String, value: String, running: Arc<Running>) {
+        let (store, window) = (self.relay.store.clone(), self.edge.replay_window);
+        let ttl = if window.is_zero() { KEY_TTL } else { window };
         self.tracker.spawn(async move {
             running.finished.cancelled().await;
-            if running.mute()
-                && let Err(error) = store.release(&key).await
-            {
-                tracing::warn!(%error, "an idempotency key could not be released");
+            let settled = async {
+                if running.mute() {
+                    store.release(&key, &value).await
+                } else {
+                    store.claim(&key, &value, ttl).await.map(drop)
+                }
+            };
+            if let Err(error) = settled.await {
+                tracing::warn!(%error, "an idempotency key could not be settled");
             }
         });
     }

@@ -12,12 +12,15 @@ pub struct Check {
     /// The configuration file.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// As `serve --open` would be started.
+    #[arg(long)]
+    open: bool,
 }
 
 pub fn run(command: &Check) -> ExitCode {
     let environment = environment();
     let checked = Config::load(command.config.as_deref(), &environment)
-        .and_then(|config| Ok((settings(&config, true, &environment)?, config)));
+        .and_then(|config| Ok((settings(&config, command.open, &environment)?, config)));
     match checked {
         Ok((settings, config)) => {
             report(&config, &settings);

@@ -71,7 +71,7 @@ pub(crate) fn load(command: &Serve, environment: &Environment) -> Result<Config>
 }
 
 async fn serve(command: &Serve, config: Config, app: Arc<App>, environment: Environment) -> Result<()> {
-    let rate = Rate::new(app.limits.requests_per_minute, &app.edge.trusted_proxies);
+    let rate = Rate::new(app.limits.requests_per_minute);
     let router = router(&app, rate.as_ref());
     let stop = CancellationToken::new();
     let background = CancellationToken::new();
@@ -96,7 +96,12 @@ async fn serve(command: &Serve, config: Config, app: Arc<App>, environment: Envi
         _ = interrupt.recv() => {}
     }
     info!(streams = app.relay.running_count(), drain_s = config.server.drain_s, "draining");
-    app.drain(Duration::from_secs(config.server.drain_s)).await;
+    tokio::select! {
+        () = app.drain(Duration::from_secs(config.server.drain_s)) => {}
+        // Asked twice: now.
+        _ = terminate.recv() => app.drain(Duration::ZERO).await,
+        _ = interrupt.recv() => app.drain(Duration::ZERO).await,
+    }
     background.cancel();
     stop.cancel();
     app.tracker.close();

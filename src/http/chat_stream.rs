@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, json};
 
@@ -27,6 +27,10 @@ pub async fn stream(
     Caller(principal): Caller,
     request: Request,
 ) -> Result<Response, ApiError> {
+    if request.method() == Method::HEAD {
+        // Axum sends HEAD where GET goes, and this GET costs money.
+        return Ok((sse::headers(), ()).into_response());
+    }
     let query = request.uri().query().unwrap_or_default().to_owned();
     let format = format(&query)?;
     let held = after(request.headers(), &query);
@@ -72,7 +76,9 @@ fn wanted(app: &App, query: &str, headers: &HeaderMap) -> Result<crate::app::sta
     let request = chat::Request::new(model, messages, Map::new(), true)?;
     let (session, policy) = (parameter(query, "session"), parameter(query, "on_disconnect"));
     let mut wish = wish::wish(request, session, policy, Map::new(), headers)?;
-    wish.idempotency_key = parameter(query, "key").filter(|key| !key.is_empty()).or(wish.idempotency_key);
+    if let Some(key) = parameter(query, "key").filter(|key| !key.is_empty()) {
+        wish.idempotency_key = Some(wish::idempotency_key(key)?);
+    }
     Ok(wish)
 }
 

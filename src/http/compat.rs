@@ -24,7 +24,6 @@ use crate::chat;
 use crate::event::{Kind, Status};
 use crate::log::transcript::Transcript;
 use crate::log::{Position, Record};
-use crate::relay::running::Refusal;
 use crate::relay::viewer::Viewer;
 use crate::surface::{Format, Surface, openai_chat};
 
@@ -50,14 +49,15 @@ pub async fn chat_completions(
     let tail = app.relay.tail(started.id).await?;
     let format = Format { surface: Surface::OpenAiChat, usage, ids };
     let mut viewer = app.relay.view(tail, format, Position::START);
-    let mut response = if stream {
+    let answer = if stream {
         let counted = Counted::new(&app.metrics, "sse");
-        hold_head(&app, &mut viewer, &started).await?;
-        Events::new(viewer, None, &parts.extensions, held, counted).into_response()
+        let spoken = hold_head(&app, &mut viewer, &started).await;
+        spoken.map(|()| Events::new(viewer, None, &parts.extensions, held, counted).into_response())
     } else {
         let _counted = Counted::new(&app.metrics, "json");
-        whole(&mut viewer, &started).await?
+        whole(&mut viewer, &started).await
     };
+    let mut response = answer.unwrap_or_else(ApiError::into_response);
     response.headers_mut().extend(stream_headers(started.id, &facts));
     if started.replayed {
         response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
@@ -127,7 +127,7 @@ fn failed(transcript: &Transcript, started: &Started) -> Result<(), ApiError> {
     if let Some(refusal) = started.running.as_ref().and_then(|running| running.refusal.get()) {
         error.status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_GATEWAY);
         error.retried = refusal.retried;
-        error.refusal = Some(Refusal::clone(refusal));
+        error.refusal = Some(Box::new(refusal.clone()));
     } else {
         // What failed upstream was retried as often as the route allows.
         error.retried = true;

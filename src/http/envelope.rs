@@ -6,12 +6,13 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use tracing::{Instrument, info_span};
 
@@ -33,19 +34,24 @@ pub async fn envelope(State(app): State<Arc<App>>, mut request: Request, next: N
     });
     request.headers_mut().insert(X_REQUEST_ID, id.clone());
     let surface = surface(request.uri().path());
-    let reconnects = extract::after(request.headers(), request.uri().query().unwrap_or_default()).is_some()
-        && surface == Surface::Native;
+    let reconnect = Reconnect::of(&request);
     let text = id.to_str().unwrap_or_default().to_owned();
     // Paths only: query strings may hold prompts and tickets.
     let span = info_span!("request", id = text, method = %request.method(), path = request.uri().path());
     let mut response = next.run(request).instrument(span).await;
-    if let Some(error) = response.extensions_mut().remove::<Arc<ApiError>>() {
+    let failed = response.status().is_client_error() || response.status().is_server_error();
+    let ours = response.extensions_mut().remove::<Arc<ApiError>>();
+    // What the framework refuses by itself, in its own words, is told in ours.
+    let plain =
+        || response.headers().get(CONTENT_TYPE).is_none_or(|kind| kind.as_bytes().starts_with(b"text/plain"));
+    if let Some(error) = ours.or_else(|| (failed && plain()).then(|| Arc::new(framework(response.status()))))
+    {
         app.metrics.refuse(&error.code);
         let headers = std::mem::take(response.headers_mut());
-        response = if reconnects && matches!(error.status.as_u16(), 429 | 503) {
-            come_back(&error)
-        } else {
-            print(&error, surface, &text)
+        let passing = matches!(error.status.as_u16(), 429 | 503);
+        response = match reconnect.filter(|_| passing) {
+            Some(reconnect) => reconnect.come_back(&error),
+            None => print(&error, surface, &text),
         };
         response.headers_mut().extend(headers);
     }
@@ -59,6 +65,15 @@ fn surface(path: &str) -> Surface {
         "/v1/chat/completions" | "/v1/models" => Surface::OpenAiChat,
         _ => Surface::Native,
     }
+}
+
+fn framework(status: StatusCode) -> ApiError {
+    let code = if status.is_server_error() { "internal" } else { "bad_request" };
+    ApiError::new(
+        status,
+        code,
+        status.canonical_reason().unwrap_or("the request was refused").to_ascii_lowercase(),
+    )
 }
 
 fn print(error: &ApiError, surface: Surface, request_id: &str) -> Response {
@@ -91,15 +106,41 @@ fn print(error: &ApiError, surface: Surface, request_id: &str) -> Response {
     response
 }
 
-/// 200, word of what is wrong and when to come back, and a close.
-fn come_back(error: &ApiError) -> Response {
-    let seconds = error.retry_after_s.unwrap_or(1).max(1);
-    let retry_ms = seconds * 1000 + jitter_ms(1000);
-    let data = json!({"code": error.code, "message": error.message});
-    let mut response = Response::new(Body::from(native::aside("notice", Some(retry_ms), &data)));
-    *response.status_mut() = StatusCode::OK;
-    response.headers_mut().extend(sse::headers());
-    response
+/// A request that goes on from a position, on a route whose clients know no other status than 200.
+enum Reconnect {
+    EventSource,
+    Poll { after: String },
+}
+
+impl Reconnect {
+    fn of(request: &Request) -> Option<Reconnect> {
+        let path = request.uri().path();
+        let after = extract::after(request.headers(), request.uri().query().unwrap_or_default())?;
+        if path.ends_with("/events") || path == "/v1/chat/stream" {
+            Some(Reconnect::EventSource)
+        } else if path.ends_with("/poll") {
+            Some(Reconnect::Poll { after })
+        } else {
+            None
+        }
+    }
+
+    /// 200, when to come back, and no news.
+    fn come_back(self, error: &ApiError) -> Response {
+        let seconds = error.retry_after_s.unwrap_or(1).max(1);
+        match self {
+            Reconnect::EventSource => {
+                let data = json!({"code": error.code, "message": error.message});
+                let notice = native::aside("notice", Some(seconds * 1000 + jitter_ms(1000)), &data);
+                (sse::headers(), notice).into_response()
+            }
+            Reconnect::Poll { after } => {
+                let notice = json!({"id": null, "type": "notice", "data": {"code": error.code, "message": error.message}});
+                let body = json!({"events": [notice], "position": after, "status": "running"});
+                ([(RETRY_AFTER, seconds.to_string())], Json(body)).into_response()
+            }
+        }
+    }
 }
 
 /// A random wait below `ceiling` milliseconds, so that clients do not come back together.

@@ -26,7 +26,7 @@ pub struct ApiError {
     /// The server has retried already: clients should not multiply that.
     pub retried: bool,
     /// The provider's own answer, passed on as it is.
-    pub refusal: Option<Refusal>,
+    pub refusal: Option<Box<Refusal>>,
 }
 
 impl ApiError {

@@ -2,12 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::{FromRequest, FromRequestParts, Request, State};
 use axum::http::header::{AUTHORIZATION, HeaderMap};
 use axum::http::request::Parts;
-use axum::http::{StatusCode, header};
+use axum::http::uri::Authority;
+use axum::http::{StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value};
@@ -36,7 +38,12 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 pub async fn authenticate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let credential = credential(request.headers()).map(str::to_owned);
     match app.settings.load().access.admit(credential.as_deref()) {
-        Ok(principal) => {
+        Ok(mut principal) => {
+            if principal.open {
+                // Everyone is one user here: what they use up is counted by where they come from.
+                principal.allowance =
+                    household(address(request.extensions(), request.headers(), &app.edge.trusted_proxies));
+            }
             request.extensions_mut().insert(Caller(Arc::new(principal)));
             next.run(request).await
         }
@@ -48,7 +55,10 @@ pub async fn authenticate(State(app): State<Arc<App>>, mut request: Request, nex
 
 /// SDKs send their key under one of these names; current Anthropic SDKs use the first like everyone else.
 fn credential(headers: &HeaderMap) -> Option<&str> {
-    let bearer = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+    let bearer = headers.get(AUTHORIZATION).and_then(|value| {
+        let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then_some(key.trim())
+    });
     let named = || {
         ["x-api-key", "x-goog-api-key", "api-key"].iter().find_map(|name| headers.get(*name)?.to_str().ok())
     };
@@ -98,9 +108,14 @@ impl FromRequest<Arc<App>> for JsonBody {
     }
 }
 
+/// A client that sends its body in drips is sent away.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
 async fn read_body(body: Body, limit: usize) -> Result<axum::body::Bytes, ApiError> {
-    let limit_or_all = if limit == 0 { usize::MAX } else { limit };
-    to_bytes(body, limit_or_all).await.map_err(|error| {
+    let read = tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, limit)).await;
+    let read = read
+        .map_err(|_| ApiError::new(StatusCode::REQUEST_TIMEOUT, "bad_request", "the body took too long"))?;
+    read.map_err(|error| {
         let mut cause: Option<&dyn std::error::Error> = Some(&error);
         while let Some(error) = cause {
             if error.is::<http_body_util::LengthLimitError>() {
@@ -115,8 +130,9 @@ async fn read_body(body: Body, limit: usize) -> Result<axum::body::Bytes, ApiErr
 
 /// Where a request comes from: the peer, or what a trusted proxy says about it.
 pub fn address(extensions: &axum::http::Extensions, headers: &HeaderMap, trusted: &[IpAddr]) -> IpAddr {
-    let peer =
-        extensions.get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |Peer(address)| SocketAddr::ip(address));
+    let peer = extensions
+        .get::<Peer>()
+        .map_or(IpAddr::from([0, 0, 0, 0]), |Peer(address)| SocketAddr::ip(address).to_canonical());
     if !trusted.contains(&peer) {
         return peer;
     }
@@ -127,7 +143,19 @@ pub fn address(extensions: &axum::http::Extensions, headers: &HeaderMap, trusted
     hops.into_iter().rev().find(|hop| !trusted.contains(hop)).unwrap_or(peer)
 }
 
-/// `Host`, as browsers' own origin is compared with it.
-pub fn host(headers: &HeaderMap) -> Option<&str> {
-    headers.get(header::HOST)?.to_str().ok()
+/// An address as one caller: a household has a whole IPv6 /64, whose addresses are free to mint.
+fn household(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::from([a, b, c, d, 0, 0, 0, 0]).to_string()
+        }
+    }
+}
+
+/// The name under which the server was asked for, which browsers' own origin is compared with.
+pub fn host<'a>(headers: &'a HeaderMap, uri: &'a Uri) -> Option<&'a str> {
+    let named = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    named.or_else(|| uri.authority().map(Authority::as_str))
 }

@@ -3,7 +3,6 @@
 //! tower-governor's GCRA over keys that were verified before: an attacker cannot mint keys. They are never evicted by
 //! the crate, so a sweep does it, and their number is a metric.
 
-use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,12 +16,10 @@ use tower_governor::key_extractor::KeyExtractor;
 use tower_governor::{GovernorError, GovernorLayer};
 
 use super::error::ApiError;
-use super::extract::{Caller, address};
+use super::extract::Caller;
 
 #[derive(Debug, Clone)]
-pub struct ByCaller {
-    trusted: Arc<[IpAddr]>,
-}
+pub struct ByCaller;
 
 impl KeyExtractor for ByCaller {
     type Key = String;
@@ -30,18 +27,7 @@ impl KeyExtractor for ByCaller {
     fn extract<T>(&self, request: &Request<T>) -> Result<String, GovernorError> {
         let unauthorized = GovernorError::Other { code: StatusCode::UNAUTHORIZED, msg: None, headers: None };
         let Caller(principal) = request.extensions().get::<Caller>().ok_or(unauthorized)?;
-        if !principal.open {
-            return Ok(principal.key());
-        }
-        let address = match address(request.extensions(), request.headers(), &self.trusted) {
-            IpAddr::V4(address) => IpAddr::V4(address),
-            // One household has a /64: its addresses are free to mint.
-            IpAddr::V6(address) => {
-                let [a, b, c, d, ..] = address.segments();
-                IpAddr::from([a, b, c, d, 0, 0, 0, 0])
-            }
-        };
-        Ok(address.to_string())
+        Ok(principal.allowance.clone())
     }
 }
 
@@ -54,13 +40,13 @@ pub struct Rate(Arc<Config>);
 
 impl Rate {
     /// None where there is no limit.
-    pub fn new(per_minute: u32, trusted: &[IpAddr]) -> Option<Rate> {
+    pub fn new(per_minute: u32) -> Option<Rate> {
         let burst = NonZeroU32::new(per_minute)?;
         let config = GovernorConfigBuilder::default()
             // `per_second(n)` of the crate means one request every n seconds; this says it plainly.
             .period(Duration::from_secs(60) / burst.get())
             .burst_size(burst.get())
-            .key_extractor(ByCaller { trusted: trusted.into() })
+            .key_extractor(ByCaller)
             .use_headers()
             .finish()?;
         Some(Rate(Arc::new(config)))

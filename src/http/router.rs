@@ -28,18 +28,20 @@ pub fn router(app: &Arc<App>, rate: Option<&Rate>) -> Router {
         .route("/v1/sessions", get(sessions::list))
         .route("/v1/sessions/{sid}", get(sessions::snapshot).delete(sessions::forget))
         .route("/v1/sessions/{sid}/events", get(sessions::events))
-        .route("/v1/sessions/{sid}/ws", get(socket::upgrade))
         // prompts
         .route("/v1/prompts", get(prompts::list))
         .route("/v1/prompts/{name}", get(prompts::show))
         // OpenAI
         .route("/v1/chat/completions", post(compat::chat_completions))
         .route("/v1/models", get(compat::models));
+    let mut sockets = Router::new().route("/v1/sessions/{sid}/ws", get(socket::upgrade));
     // Outermost last: a request passes authentication, then its rate, then the handler.
     if let Some(rate) = rate {
-        api = api.route_layer(rate.layer());
+        (api, sockets) = (api.route_layer(rate.layer()), sockets.route_layer(rate.layer()));
     }
-    api = api.route_layer(from_fn_with_state(app.clone(), extract::authenticate));
+    let caller = from_fn_with_state(app.clone(), extract::authenticate);
+    let refusals = from_fn_with_state(app.clone(), socket::refusals);
+    let api = api.route_layer(caller.clone()).merge(sockets.route_layer(caller).route_layer(refusals));
     Router::new()
         .merge(api)
         // operations
@@ -56,6 +58,7 @@ pub fn router(app: &Arc<App>, rate: Option<&Rate>) -> Router {
                 "this route has other methods",
             )
         })
+        .layer(from_fn_with_state(app.clone(), origin::guard))
         .layer(origin::cors(app.clone()))
         .layer(from_fn_with_state(app.clone(), envelope::envelope))
         .layer(CatchPanicLayer::new())

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -19,7 +19,7 @@ use super::counted::Counted;
 use super::envelope::jitter_ms;
 use super::error::ApiError;
 use super::extract::{Caller, after};
-use super::sse::{Held, headers};
+use super::sse::{Held, X_SESSION_ID, headers};
 use crate::app::App;
 use crate::auth::{Principal, Role};
 use crate::hub::Session;
@@ -101,7 +101,7 @@ pub fn permits(app: &App, principal: &Principal, session: &Session) -> Result<He
     };
     let key = (session.tenant.clone(), session.name.clone());
     let of_session = app.session_viewers.take(&key).ok_or_else(|| full("this session"))?;
-    let of_user = app.user_viewers.take(&principal.key()).ok_or_else(|| full("this user"))?;
+    let of_user = app.user_viewers.take(&principal.allowance).ok_or_else(|| full("this user"))?;
     Ok(Box::new((of_session, of_user)))
 }
 
@@ -142,6 +142,8 @@ pub async fn events(
     };
     let mut response = Response::new(Body::new(body));
     response.headers_mut().extend(headers());
+    let name = HeaderValue::try_from(name).expect("session names are header values");
+    response.headers_mut().insert(X_SESSION_ID, name);
     Ok(response)
 }
 

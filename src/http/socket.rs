@@ -9,16 +9,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
-use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::extract::{FromRequestParts, Path, Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use bytes::Bytes;
 use tokio::time::{Instant, sleep_until, timeout};
+use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 
 use super::counted::Counted;
 use super::envelope::jitter_ms;
 use super::error::ApiError;
-use super::extract::{Caller, host};
-use super::{origin, sessions};
+use super::extract::Caller;
+use super::sessions;
 use crate::app::App;
 use crate::auth::{Principal, Role};
 use crate::hub::Session;
@@ -28,19 +30,24 @@ use crate::log::{Bad, EventId};
 use crate::relay::now_ms;
 use crate::relay::running::Stop;
 use crate::relay::watch::Watch;
-use crate::room::message::{self, Inbound, SUBPROTOCOL};
+use crate::room::message::{self, Inbound, Presence, SUBPROTOCOL};
 
 /// Close codes: 40xx stop, 41xx back off, 42xx come back at once with positions.
+const CREDENTIAL: u16 = 4001;
 const NOT_ALLOWED: u16 = 4003;
 const NO_SESSION: u16 = 4004;
+const OVERLOADED: u16 = 4100;
+const RATE: u16 = 4101;
 const TOO_MANY: u16 = 4106;
 const BEHIND: u16 = 4200;
 const DRAIN: u16 = 4202;
-const UNSUPPORTED: u16 = 1007;
+/// And the standard's own: a broken protocol, not text, too large.
+const PROTOCOL: u16 = 1002;
+const NOT_TEXT: u16 = 1007;
+const TOO_LARGE: u16 = 1009;
 
 /// Bytes read at a time: tungstenite's own 128 KiB would be paid by every idle viewer.
 const READ_BUFFER: usize = 1024;
-const WRITE_BUFFER: usize = 256 * 1024;
 /// A client must say hello within this time.
 const HELLO_WAIT: Duration = Duration::from_secs(10);
 
@@ -48,49 +55,58 @@ pub async fn upgrade(
     State(app): State<Arc<App>>,
     Caller(principal): Caller,
     Path(name): Path<String>,
-    headers: HeaderMap,
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, ApiError> {
-    if !origin::allowed(&app, headers.get("origin"), host(&headers)) {
-        let message = "this origin may not open sockets here";
-        return Err(ApiError::new(StatusCode::FORBIDDEN, "origin_not_allowed", message));
-    }
-    let upgrade = upgrade
+    let (session, role) = sessions::enter(&app, &principal, &name).await?;
+    let held = sessions::permits(&app, &principal, &session)?;
+    let token = app.tracker.token();
+    Ok(sized(&app, upgrade).on_upgrade(async move |socket| {
+        let _counted = Counted::new(&app.metrics, "websocket");
+        let fresh = || ulid::Ulid::generate().to_string().to_lowercase();
+        let member = session.roster().join(&principal.user, role, fresh);
+        app.metrics.members.inc();
+        Box::pin(Viewer { app, principal, session, role, member }.serve(socket)).await;
+        drop((held, token));
+    }))
+}
+
+fn sized(app: &App, upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
+    upgrade
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(0)
-        .max_write_buffer_size(WRITE_BUFFER)
         .max_message_size(app.edge.message_bytes)
         .max_frame_size(app.edge.message_bytes)
-        .protocols([SUBPROTOCOL]);
-    let named = upgrade.selected_protocol().is_some();
-    let admitted = match sessions::enter(&app, &principal, &name).await {
-        Ok((session, role)) => {
-            sessions::permits(&app, &principal, &session).map(|held| (session, role, held))
+        .protocols([SUBPROTOCOL])
+}
+
+/// A browser cannot read the status of a refused socket: a client that names our subprotocol is upgraded, whatever the
+/// refusal was, and told by a close code.
+pub async fn refusals(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let mut copy = parts.clone();
+    let response = next.run(Request::from_parts(parts, body)).await;
+    let Some(error) = response.extensions().get::<Arc<ApiError>>().cloned() else { return response };
+    match WebSocketUpgrade::from_request_parts(&mut copy, &app).await {
+        Ok(upgrade) => {
+            let upgrade = sized(&app, upgrade);
+            if upgrade.selected_protocol().is_none() {
+                return response;
+            }
+            upgrade.on_upgrade(async move |mut socket| close(&mut socket, code(&error), &error.code).await)
         }
-        Err(error) => Err(error),
-    };
-    match admitted {
-        Ok((session, role, held)) => {
-            let token = app.tracker.token();
-            Ok(upgrade.on_upgrade(async move |socket| {
-                let _counted = Counted::new(&app.metrics, "websocket");
-                Box::pin(Viewer { app, principal, session, role }.serve(socket)).await;
-                drop((held, token));
-            }))
-        }
-        // A browser cannot read a status: clients that name our subprotocol are told by a close code.
-        Err(error) if named => Ok(upgrade.on_upgrade(async move |socket| refuse(socket, &error).await)),
-        Err(error) => Ok(error.into_response()),
+        Err(_) => response,
     }
 }
 
-async fn refuse(mut socket: WebSocket, error: &ApiError) {
-    let code = match error.status.as_u16() {
-        403 => NOT_ALLOWED,
-        429 => TOO_MANY,
+fn code(error: &ApiError) -> u16 {
+    match (error.status.as_u16(), error.code.as_str()) {
+        (401, _) => CREDENTIAL,
+        (403, _) => NOT_ALLOWED,
+        (429, "rate_limited") => RATE,
+        (429, _) => TOO_MANY,
+        (503, _) => OVERLOADED,
         _ => NO_SESSION,
-    };
-    close(&mut socket, code, &error.code).await;
+    }
 }
 
 async fn close(socket: &mut WebSocket, code: u16, reason: &str) {
@@ -104,6 +120,15 @@ struct Viewer {
     principal: Arc<Principal>,
     session: Arc<Session>,
     role: Role,
+    /// Its id in the roster.
+    member: String,
+}
+
+impl Drop for Viewer {
+    fn drop(&mut self) {
+        self.session.roster().leave(&self.principal.user);
+        self.app.metrics.members.dec();
+    }
 }
 
 /// Why a socket ends.
@@ -114,8 +139,14 @@ enum Goodbye {
 }
 
 impl From<axum::Error> for Goodbye {
-    fn from(_: axum::Error) -> Goodbye {
-        Goodbye::Left
+    fn from(error: axum::Error) -> Goodbye {
+        match error.into_inner().downcast_ref() {
+            Some(tungstenite::Error::Capacity(_)) => Goodbye::Close(TOO_LARGE, "message too large"),
+            Some(tungstenite::Error::Utf8(_)) => Goodbye::Close(NOT_TEXT, "not UTF-8"),
+            Some(tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => Goodbye::Left,
+            Some(tungstenite::Error::Protocol(_)) => Goodbye::Close(PROTOCOL, "protocol error"),
+            _ => Goodbye::Left,
+        }
     }
 }
 
@@ -128,21 +159,22 @@ struct Place {
 
 impl Viewer {
     async fn serve(self, mut socket: WebSocket) {
-        if let Goodbye::Close(code, reason) =
-            self.run(&mut socket).await.map_or_else(|goodbye| goodbye, |never| never)
-        {
+        if let Goodbye::Close(code, reason) = self.run(&mut socket).await.unwrap_or_else(|goodbye| goodbye) {
             close(&mut socket, code, reason).await;
         }
     }
 
     async fn run(&self, socket: &mut WebSocket) -> Result<Goodbye, Goodbye> {
         let Ok(hello) = timeout(HELLO_WAIT, self.hello(socket)).await else {
-            return Ok(Goodbye::Close(NOT_ALLOWED, "no hello"));
+            return Ok(Goodbye::Close(PROTOCOL, "no hello"));
         };
         let mut place = self.welcome(socket, hello?).await?;
         let (ping, pong) = (self.app.edge.ping, self.app.edge.pong);
-        let mut heard = Instant::now();
-        let mut ping_at = heard + ping;
+        let closing = self.app.closing();
+        // One timer that looks back when it fires: nothing is rearmed with every message.
+        let alarm = sleep_until(Instant::now() + ping);
+        tokio::pin!(closing, alarm);
+        let (mut heard, mut asked) = (Instant::now(), None);
         loop {
             let news = std::future::poll_fn(|cx| {
                 place.watch.register(cx);
@@ -157,18 +189,21 @@ impl Viewer {
                 }
                 received = socket.recv() => {
                     heard = Instant::now();
-                    ping_at = heard + ping;
                     let Some(message) = received else { return Ok(Goodbye::Left) };
                     self.receive(socket, message?).await?;
                 }
-                () = sleep_until(ping_at), if !ping.is_zero() => {
-                    if heard + ping + pong <= Instant::now() {
+                () = alarm.as_mut(), if !ping.is_zero() => {
+                    if heard + ping > Instant::now() {
+                        alarm.as_mut().reset(heard + ping);
+                    } else if !pong.is_zero() && asked.is_some_and(|asked| asked >= heard) {
                         return Ok(Goodbye::Close(BEHIND, "no pong"));
+                    } else {
+                        asked = Some(Instant::now());
+                        self.send(socket, Message::Ping(Bytes::new())).await?;
+                        alarm.as_mut().reset(Instant::now() + if pong.is_zero() { ping } else { pong });
                     }
-                    self.send(socket, Message::Ping(Default::default())).await?;
-                    ping_at = Instant::now() + pong;
                 }
-                () = self.app.closing() => {
+                () = closing.as_mut() => {
                     let retry = 1000 + jitter_ms(4000);
                     self.send(socket, Message::text(message::going_away(retry, now_ms()))).await?;
                     return Ok(Goodbye::Close(DRAIN, "draining"));
@@ -251,9 +286,7 @@ impl Viewer {
             self.send(socket, Message::text(message::reset(log, bad.as_str(), now_ms()))).await?;
         }
         let room = EventId { log: self.session.log, position: moment.vector.room };
-        let role = serde_json::to_value(self.role).ok();
-        let role = role.as_ref().and_then(|role| role.as_str()).unwrap_or_default();
-        let welcome = message::welcome(&self.principal.user, role, room, &arrival.streams, now_ms());
+        let welcome = message::welcome(&self.presence(), room, &arrival.streams, now_ms());
         self.send(socket, Message::text(welcome)).await?;
         while let Some(frames) = arrival.missed.next_frames() {
             for frame in frames {
@@ -261,6 +294,18 @@ impl Viewer {
             }
         }
         Ok(Place { mirror, watch, next: moment.next })
+    }
+
+    fn presence(&self) -> Presence {
+        let roster = self.session.roster();
+        let (version, members) = (roster.version(), roster.members());
+        Presence {
+            member: self.member.clone(),
+            user: self.principal.user.clone(),
+            role: self.role,
+            version,
+            members,
+        }
     }
 
     async fn check_room(&self, id: &str) -> Result<(), Bad> {
@@ -274,7 +319,7 @@ impl Viewer {
     async fn receive(&self, socket: &mut WebSocket, message: Message) -> Result<(), Goodbye> {
         let text = match message {
             Message::Text(text) => text,
-            Message::Binary(_) => return Err(Goodbye::Close(UNSUPPORTED, "text frames only")),
+            Message::Binary(_) => return Err(Goodbye::Close(NOT_TEXT, "text frames only")),
             Message::Close(_) => return Err(Goodbye::Left),
             Message::Ping(_) | Message::Pong(_) => return Ok(()),
         };

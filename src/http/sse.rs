@@ -36,13 +36,15 @@ pub fn headers() -> HeaderMap {
     ])
 }
 
+pub const X_SESSION_ID: HeaderName = HeaderName::from_static("x-session-id");
+
 /// The headers of every answer that belongs to a stream.
 pub fn stream_headers(id: LogId, facts: &Facts) -> HeaderMap {
     let value = |text: String| HeaderValue::try_from(text).expect("ids and session names are header values");
     let mut headers = HeaderMap::new();
     headers.insert(HeaderName::from_static("x-stream-id"), value(id.to_string()));
     if let Some(session) = &facts.session {
-        headers.insert(HeaderName::from_static("x-session-id"), value(session.clone()));
+        headers.insert(X_SESSION_ID, value(session.clone()));
     }
     headers.insert(LINK, value(format!("</v1/streams/{id}/events>; rel=\"events\"")));
     headers

@@ -47,7 +47,7 @@ pub fn permits(app: &App, principal: &Principal, stream: LogId) -> Result<Held, 
         ApiError::limited("too_many_viewers", format!("{what} has as many viewers as it may"), 5)
     };
     let of_stream = app.stream_viewers.take(&stream).ok_or_else(|| full("this stream"))?;
-    let of_user = app.user_viewers.take(&principal.key()).ok_or_else(|| full("this user"))?;
+    let of_user = app.user_viewers.take(&principal.allowance).ok_or_else(|| full("this user"))?;
     Ok(Box::new((of_stream, of_user)))
 }
 

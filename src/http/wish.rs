@@ -17,7 +17,10 @@ pub fn read(app: &App, mut fields: Map<String, Value>, headers: &HeaderMap) -> R
     let on_disconnect = text(&mut fields, "on_disconnect")?;
     let metadata = match fields.shift_remove("metadata") {
         None | Some(Value::Null) => Map::new(),
-        Some(Value::Object(metadata)) => metadata,
+        Some(Value::Object(metadata)) if json_len(&metadata) <= METADATA_BYTES => metadata,
+        Some(Value::Object(_)) => {
+            return Err(ApiError::invalid("metadata", format!("is larger than {METADATA_BYTES} bytes")));
+        }
         Some(other) => {
             return Err(ApiError::invalid("metadata", format!("expected an object, got {}", kind(&other))));
         }
@@ -57,10 +60,20 @@ pub fn wish(
         })?,
     };
     let key = headers.get("idempotency-key").map(|key| String::from_utf8_lossy(key.as_bytes()).into_owned());
-    if key.as_ref().is_some_and(|key| key.is_empty() || key.len() > 255) {
-        return Err(ApiError::bad_request("Idempotency-Key must have 1 to 255 characters"));
-    }
-    Ok(Wish { request, session, on_disconnect, metadata, idempotency_key: key })
+    let idempotency_key = key.map(idempotency_key).transpose()?;
+    Ok(Wish { request, session, on_disconnect, metadata, idempotency_key })
+}
+
+pub fn idempotency_key(key: String) -> Result<String, ApiError> {
+    let long = || ApiError::bad_request("an idempotency key must have 1 to 255 characters");
+    if (1..=255).contains(&key.len()) { Ok(key) } else { Err(long()) }
+}
+
+/// What a client may leave with a stream, in bytes of JSON.
+const METADATA_BYTES: usize = 16 * 1024;
+
+fn json_len(fields: &Map<String, Value>) -> usize {
+    serde_json::to_vec(fields).map_or(usize::MAX, |text| text.len())
 }
 
 type Said = (Option<String>, Value, Map<String, Value>);
@@ -70,6 +83,9 @@ fn said(app: &App, model: Option<String>, mut fields: Map<String, Value>) -> Res
     let (messages, input) = (fields.shift_remove("messages"), fields.shift_remove("input"));
     let prompt = text(&mut fields, "prompt")?;
     let variables = fields.shift_remove("variables");
+    if prompt.is_none() && variables.is_some() {
+        return Err(ApiError::invalid("variables", "are for a prompt, and none is named"));
+    }
     match (messages, input, prompt) {
         (messages, None, Some(name)) => {
             let variables = match variables {

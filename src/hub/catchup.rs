@@ -29,6 +29,8 @@ struct Part {
     tail: Arc<Tail>,
     from: Position,
     upto: Position,
+    /// The seq of the room's record that closed it.
+    closed: Option<u64>,
 }
 
 /// A viewer's way from where it stood to a moment of the mirror.
@@ -60,6 +62,7 @@ impl CatchUp {
         }
         if vector.streams.keys().any(|n| !moment.room.streams.contains_key(n)) {
             resets.push((None, Bad::Expired));
+            vector = Vector::default();
         }
         let mut parts = VecDeque::new();
         for (n, entry) in &moment.room.streams {
@@ -82,11 +85,12 @@ impl CatchUp {
                 from = Position::START;
             }
             let upto = moment.vector.streams.get(n).copied().unwrap_or_else(|| tail.head());
-            vector.streams.insert(*n, from);
             if from < upto {
-                parts.push_back(Part { n: *n, tail, from, upto });
+                parts.push_back(Part { n: *n, tail, from, upto, closed: entry.closed });
             }
         }
+        // Ended streams first, as they ended: each is then covered by the room's position and leaves the id.
+        parts.make_contiguous().sort_by_key(|part| part.closed.unwrap_or(u64::MAX));
         Ok(CatchUp { room, vector, target: moment.vector.clone(), resets, parts })
     }
 
@@ -120,9 +124,14 @@ impl CatchUp {
             missing[..missing.len().min(SLICE_RECORDS)].to_vec()
         });
         part.from = records.last().map_or(part.upto, |record| record.position);
-        // The id must not name the room's present before all older streams are told.
         let bytes = encode(self.room, &mut self.vector, part.n, part.tail.log, &records);
         if part.from >= part.upto {
+            if let Some(closed) = part.closed.filter(|closed| *closed > self.vector.room.seq) {
+                self.vector.room = Position::new(self.target.room.epoch, closed);
+            }
+            if part.closed.is_some() {
+                self.vector.streams.remove(&part.n);
+            }
             self.parts.pop_front();
         }
         if self.parts.is_empty() {
@@ -161,11 +170,12 @@ impl Arrival {
         for part in everything.parts {
             let stream = part.tail.log;
             let held = after.get(&stream.to_string()).map(|id| held(&part.tail, id));
-            let mut text = None;
+            let (mut text, mut position) = (None, part.upto);
             match held {
-                Some(Ok(position)) => {
-                    if position < part.upto {
-                        parts.push_back(Part { from: position, tail: part.tail.clone(), ..part });
+                Some(Ok(own)) => {
+                    position = own;
+                    if own < part.upto {
+                        parts.push_back(Part { from: own, tail: part.tail.clone(), ..part });
                     }
                 }
                 other => {
@@ -177,15 +187,17 @@ impl Arrival {
                 }
             }
             let status = match part.tail.end() {
-                Some(End::Ended(status)) if part.tail.head() == part.upto => status,
+                Some(End::Ended(status)) if part.tail.head() == position => status,
                 _ => Status::Running,
             };
-            streams.push(Summary { stream, position: part.upto, status, text });
+            streams.push(Summary { stream, position, status, text });
         }
         for (log, id) in after {
             let known = streams.iter().any(|summary| summary.stream.to_string() == *log);
-            if !known && log.parse::<LogId>().is_ok() && id.parse::<EventId>().is_ok() {
-                resets.push((log.clone(), Bad::Expired));
+            let name_of_room = id.parse::<EventId>().is_ok_and(|id| id.log == room);
+            if !known && !name_of_room {
+                let readable = log.parse::<LogId>().is_ok() && id.parse::<EventId>().is_ok();
+                resets.push((log.clone(), if readable { Bad::Expired } else { Bad::Unknown }));
             }
         }
         Ok(Arrival { streams, resets, missed: CatchUp::of(parts, room, moment) })

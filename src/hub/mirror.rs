@@ -23,7 +23,8 @@ use crate::relay::tail::{self, Tail};
 use crate::relay::watch::{Watch, Watchers};
 use crate::room::{Kind, Room, Vector, message};
 use crate::sse;
-use crate::store::{self, Error};
+use crate::store::Error;
+use crate::surface::native::RETRY_MS;
 
 /// The window's size, in bytes of SSE. Who reads slower than this many bytes behind has to come back.
 const WINDOW_BYTES: usize = 512 * 1024;
@@ -172,7 +173,7 @@ struct Run {
     mirror: Weak<Mirror>,
     log: LogId,
     streams: BTreeMap<u32, Live>,
-    pages: Pin<Box<dyn Stream<Item = Result<Page, store::Error>> + Send>>,
+    pages: Pin<Box<dyn Stream<Item = Result<Page, Error>> + Send>>,
 }
 
 impl Run {
@@ -216,7 +217,7 @@ impl Run {
     }
 
     /// Ready when the room has a new page, or some stream has grown.
-    fn news(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Page, store::Error>>> {
+    fn news(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Page, Error>>> {
         if let Poll::Ready(page) = self.pages.poll_next_unpin(cx) {
             return Poll::Ready(Some(page.unwrap_or(Err(Error::NotFound))));
         }
@@ -225,7 +226,8 @@ impl Run {
         for (n, live) in &self.streams {
             live.watch.register(cx);
             let seen = window.vector.streams.get(n).copied().unwrap_or_default();
-            if live.tail.head() != seen || live.tail.end().is_some() {
+            let closed = window.room.streams.get(n).is_none_or(|entry| entry.closed.is_some());
+            if live.tail.head() != seen || (closed && live.tail.end().is_some()) {
                 return Poll::Ready(None);
             }
         }
@@ -297,7 +299,8 @@ pub fn encode(room: LogId, vector: &mut Vector, n: u32, stream: LogId, records: 
         vector.streams.insert(n, record.position);
         let Some(kind) = EventKind::from_u8(record.draft.kind) else { continue };
         let data = with_stream(kind, stream, &record.draft.payload);
-        sse::write(&mut out, Some(&vector.print(room)), kind.name(), None, &data);
+        let retry = (kind == EventKind::Start).then_some(RETRY_MS);
+        sse::write(&mut out, Some(&vector.print(room)), kind.name(), retry, &data);
     }
     out
 }

@@ -8,13 +8,16 @@ pub mod mirror;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use crate::auth::{Principal, Role};
 use crate::log::{Batch, Draft, Framing, LogId, Record, Refused};
 use crate::relay::running::Running;
 use crate::relay::{Relay, now_ms, tail};
+use crate::room::roster::Roster;
 use crate::room::{Entry, Kind, Room, Seat};
 use crate::store::{self, Meta};
 use mirror::Mirror;
@@ -24,6 +27,8 @@ pub struct Options {
     pub tail: tail::Options,
     /// A room's log is trimmed to this many bytes.
     pub history_bytes: usize,
+    /// A session with no kept stream and no viewer is forgotten after this long. Zero: never.
+    pub empty_ttl: Duration,
 }
 
 pub struct Session {
@@ -35,6 +40,9 @@ pub struct Session {
     pub created_ms: u64,
     room: Mutex<Room>,
     mirror: Mutex<Weak<Mirror>>,
+    roster: Mutex<Roster>,
+    /// When somebody last had something here.
+    alive_at: Mutex<Instant>,
     /// Appends to the room's log come one after the other.
     writing: tokio::sync::Mutex<()>,
 }
@@ -49,6 +57,11 @@ impl Session {
     /// The room's state as far as this node has written it.
     pub fn room(&self) -> MutexGuard<'_, Room> {
         lock(&self.room)
+    }
+
+    /// Who is connected to it on this node.
+    pub fn roster(&self) -> MutexGuard<'_, Roster> {
+        lock(&self.roster)
     }
 
     pub fn streams(&self) -> Vec<(u32, Entry)> {
@@ -88,6 +101,8 @@ impl Hub {
             created_ms: now_ms(),
             room: Mutex::default(),
             mirror: Mutex::default(),
+            roster: Mutex::default(),
+            alive_at: Mutex::new(Instant::now()),
             writing: tokio::sync::Mutex::default(),
         });
         let known = {
@@ -200,18 +215,38 @@ impl Hub {
     pub async fn sweep(&self) {
         let sessions: Vec<_> = lock(&self.sessions).values().cloned().collect();
         for session in sessions {
-            let closed = session.streams().into_iter().filter(|(_, entry)| entry.closed.is_some());
-            for (n, entry) in closed {
-                if self.relay.store.meta(entry.stream).await == Err(store::Error::NotFound) {
+            let mut empty = session.viewers() == 0;
+            for (n, entry) in session.streams() {
+                if entry.closed.is_some()
+                    && self.relay.store.meta(entry.stream).await == Err(store::Error::NotFound)
+                {
                     session.room().forget(n);
+                } else {
+                    empty = false;
                 }
             }
+            self.forget_if_empty(&session, empty).await;
+        }
+    }
+
+    async fn forget_if_empty(&self, session: &Session, empty: bool) {
+        let idle = {
+            let mut alive_at = lock(&session.alive_at);
+            if !empty {
+                *alive_at = Instant::now();
+            }
+            alive_at.elapsed()
+        };
+        let due = !self.options.empty_ttl.is_zero() && idle > self.options.empty_ttl;
+        if due && let Err(error) = self.forget(session, "policy").await {
+            tracing::warn!(%error, session = session.name, "an empty session could not be forgotten");
         }
     }
 }
 
 fn role(principal: &Principal, session: &Session) -> Option<Role> {
-    if session.owner == principal.user { Some(Role::Owner) } else { principal.granted(&session.name) }
+    // Nobody is more in a room of its own than its credential says.
+    if session.owner == principal.user { Some(principal.role) } else { principal.granted(&session.name) }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -5,7 +5,8 @@
 //! (Groq) or in one without, tool calls whose `index` is missing or always 0, an `error` object in a frame.
 //! Source: OpenAI's API reference and openai-python 3.54.0's types.
 
-use serde::Deserialize;
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use super::{Ask, DecodeError, Frame, Provider};
@@ -21,10 +22,12 @@ pub fn ask(request: &Request, model: &str) -> Ask {
     body.insert("messages".into(), json!(request.messages));
     body.insert("stream".into(), request.stream.into());
     if request.stream {
-        let options = body.entry("stream_options").or_insert_with(|| json!({}));
-        if let Value::Object(options) = options {
-            options.insert("include_usage".into(), true.into());
-        }
+        let mut options = match body.shift_remove("stream_options") {
+            Some(Value::Object(options)) => options,
+            _ => serde_json::Map::new(),
+        };
+        options.insert("include_usage".into(), true.into());
+        body.insert("stream_options".into(), options.into());
     } else {
         body.shift_remove("stream_options");
     }
@@ -40,18 +43,54 @@ struct Chunk {
 
 #[derive(Deserialize)]
 struct Choice {
-    #[serde(alias = "message")]
+    index: Option<u32>,
     delta: Option<Delta>,
+    /// Of a whole answer. In a stream some providers (Perplexity) repeat all text so far in it: not read there.
+    message: Option<Delta>,
     finish_reason: Option<String>,
 }
 
 #[derive(Deserialize)]
 struct Delta {
+    #[serde(default, deserialize_with = "text")]
     content: Option<String>,
     refusal: Option<String>,
     reasoning_content: Option<String>,
     reasoning: Option<String>,
     tool_calls: Option<Vec<Call>>,
+}
+
+/// Text, or a list of parts (Mistral), whose texts are joined.
+fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    struct Text;
+    impl<'de> Visitor<'de> for Text {
+        type Value = Option<String>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("text or a list of parts")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+            Ok(Some(text.to_owned()))
+        }
+
+        fn visit_string<E>(self, text: String) -> Result<Self::Value, E> {
+            Ok(Some(text))
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Self::Value, A::Error> {
+            let mut joined = String::new();
+            while let Some(part) = parts.next_element::<Value>()? {
+                joined.push_str(part["text"].as_str().or(part.as_str()).unwrap_or_default());
+            }
+            Ok(Some(joined))
+        }
+    }
+    deserializer.deserialize_any(Text)
 }
 
 #[derive(Deserialize)]
@@ -69,10 +108,8 @@ struct Function {
 
 #[derive(Deserialize)]
 struct WireUsage {
-    #[serde(default)]
-    prompt_tokens: u64,
-    #[serde(default)]
-    completion_tokens: u64,
+    prompt_tokens: Option<u64>,
+    completion_tokens: Option<u64>,
     prompt_tokens_details: Option<PromptDetails>,
     completion_tokens_details: Option<CompletionDetails>,
 }
@@ -90,8 +127,8 @@ struct CompletionDetails {
 impl From<WireUsage> for Usage {
     fn from(wire: WireUsage) -> Usage {
         Usage {
-            input_tokens: wire.prompt_tokens,
-            output_tokens: wire.completion_tokens,
+            input_tokens: wire.prompt_tokens.unwrap_or_default(),
+            output_tokens: wire.completion_tokens.unwrap_or_default(),
             cached_tokens: wire.prompt_tokens_details.and_then(|details| details.cached_tokens),
             reasoning_tokens: wire.completion_tokens_details.and_then(|details| details.reasoning_tokens),
         }
@@ -191,8 +228,9 @@ impl State {
             }));
             return;
         }
-        let choice = chunk.choices.into_iter().flatten().next();
-        if let Some(Choice { delta, finish_reason }) = choice {
+        // Others can only be there if more was asked for than one answer, which no surface shows.
+        let choice = chunk.choices.into_iter().flatten().find(|choice| choice.index.unwrap_or(0) == 0);
+        if let Some(Choice { delta, finish_reason, .. }) = choice {
             self.finish_reason = finish_reason.or(self.finish_reason.take());
             if let Some(delta) = delta {
                 self.delta(delta, events);
@@ -246,8 +284,11 @@ impl Slots {
 
 /// A whole `chat.completion`. Its bytes are kept with the ending, for the client that asked for just this.
 pub fn whole(body: &[u8]) -> Result<Vec<Frame>, DecodeError> {
-    let chunk: Chunk =
+    let mut chunk: Chunk =
         serde_json::from_slice(body).map_err(|error| DecodeError::Malformed(error.to_string()))?;
+    for choice in chunk.choices.iter_mut().flatten() {
+        choice.delta = choice.message.take();
+    }
     if chunk.error.as_ref().is_none_or(Value::is_null) && chunk.choices.as_ref().is_none_or(Vec::is_empty) {
         return Err(DecodeError::Malformed("a completion without choices".into()));
     }

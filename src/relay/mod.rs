@@ -216,6 +216,11 @@ impl Relay {
         lock(&self.tails).get(&id).and_then(Weak::upgrade).map_or(0, |tail| tail.watchers.count())
     }
 
+    /// How many logs are followed on this node.
+    pub fn tails_open(&self) -> usize {
+        lock(&self.tails).values().filter(|tail| tail.strong_count() > 0).count()
+    }
+
     /// Forgets the stream, stopping it first if it runs.
     pub async fn forget(&self, id: LogId, by: String) -> Result<(), store::Error> {
         if let Some(running) = self.running(id) {

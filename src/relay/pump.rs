@@ -37,6 +37,9 @@ pub struct Job {
     stopped: Pin<Box<dyn Future<Output = Stop> + Send>>,
 }
 
+/// How long an answer in one piece may take at least, however short the patience with streams is.
+const WHOLE_PATIENCE: Duration = Duration::from_secs(600);
+
 /// What ends an attempt other than a proper end.
 enum Halt {
     Stop(Stop),
@@ -93,6 +96,7 @@ impl Job {
             if let Some(done) = done
                 && let Err(Halt::Store(error)) =
                     self.append(relay, vec![self.draft(&Event::Done(done))], true).await
+                && error != store::Error::NotFound
             {
                 warn!(%error, "the ending could not be stored");
             }
@@ -133,7 +137,12 @@ impl Job {
         let ceiling = retry.base.saturating_mul(1 << (attempt - 1).min(16)).min(retry.max);
         // The id's random bits are as good as any for spreading clients.
         let jitter = ceiling.mul_f64((ulid::Ulid::generate().0 as u32) as f64 / f64::from(u32::MAX));
-        let wait = fault.retry_after.map_or(jitter, |wish| wish.max(jitter));
+        // A provider that wants us gone for longer than we would wait is told to the client, with its wish.
+        let wait = match fault.retry_after {
+            Some(wish) if wish > retry.max => return None,
+            Some(wish) => wish.max(jitter),
+            None => jitter,
+        };
         let total = self.route.timeouts.total;
         (total.is_zero() || self.began.elapsed() + wait < total).then_some(wait)
     }
@@ -143,7 +152,7 @@ impl Job {
             && let Some(mut refusal) = fault.refusal.clone()
         {
             refusal.retried = attempts > 1;
-            let _set_once = self.running.refusal.set(refusal);
+            let _set_once = self.running.refusal.set(*refusal);
         }
         Halt::Fault(fault)
     }
@@ -154,8 +163,9 @@ impl Job {
         let asked = Instant::now();
         let _open = Open::new(relay);
         let answer = {
+            let deadline = self.deadline(asked);
             let call = relay.upstreams.ask(target, ask, connect, now_ms() / 1000);
-            Self::wait(&mut self.stopped, deadline(&self.route, self.began, asked, None), call).await??
+            Self::wait(&mut self.stopped, deadline, call).await??
         };
         let mut decoder = target.endpoint.dialect.decoder(relay.options.event_bytes);
         match answer {
@@ -173,7 +183,7 @@ impl Job {
     ) -> Result<(), Halt> {
         let mut frames = Vec::new();
         loop {
-            let deadline = deadline(&self.route, self.began, asked, self.spoke);
+            let deadline = self.deadline(asked);
             let chunk = Self::wait(&mut self.stopped, deadline, body.chunk()).await??;
             let decoded = match &chunk {
                 Some(bytes) => decoder.push(bytes, &mut frames),
@@ -197,7 +207,7 @@ impl Job {
         decoder: &mut Decoder,
         asked: Instant,
     ) -> Result<(), Halt> {
-        let deadline = deadline(&self.route, self.began, asked, None);
+        let deadline = self.deadline(asked);
         let bytes = Self::wait(&mut self.stopped, deadline, body.whole(relay.options.event_bytes)).await??;
         let mut frames = decoder.whole(&bytes)?;
         self.take(relay, &mut frames).await?;
@@ -291,6 +301,24 @@ impl Job {
         }
     }
 
+    /// The next deadline and its error code.
+    fn deadline(&self, asked: Instant) -> Option<(Instant, &'static str)> {
+        let timeouts = self.route.timeouts;
+        let silence = match self.spoke {
+            // The first word of an answer in one piece is its last.
+            None if !self.request.stream => {
+                (timeouts.first_token.max(WHOLE_PATIENCE), asked, "first_token_timeout")
+            }
+            None => (timeouts.first_token, asked, "first_token_timeout"),
+            Some(spoke) => (timeouts.between_tokens, spoke, "between_tokens_timeout"),
+        };
+        let silence =
+            if timeouts.first_token.is_zero() && self.spoke.is_none() { None } else { Some(silence) };
+        let total = (timeouts.total, self.began, "total_timeout");
+        let limits = silence.into_iter().chain([total]).filter(|(limit, ..)| !limit.is_zero());
+        limits.map(|(limit, from, code)| (from + limit, code)).min()
+    }
+
     fn draft(&self, event: &Event) -> Draft {
         Draft {
             kind: event.kind() as u8,
@@ -349,26 +377,6 @@ fn ending(halt: Halt) -> Option<Done> {
         }
         Halt::Store(_) => return None,
     })
-}
-
-/// The next deadline and its error code.
-fn deadline(
-    route: &Route,
-    began: Instant,
-    asked: Instant,
-    spoke: Option<Instant>,
-) -> Option<(Instant, &'static str)> {
-    let timeouts = route.timeouts;
-    let silence = match spoke {
-        None => (timeouts.first_token, asked, "first_token_timeout"),
-        Some(spoke) => (timeouts.between_tokens, spoke, "between_tokens_timeout"),
-    };
-    let total = (timeouts.total, began, "total_timeout");
-    [silence, total]
-        .into_iter()
-        .filter(|(limit, ..)| !limit.is_zero())
-        .map(|(limit, from, code)| (from + limit, code))
-        .min()
 }
 
 fn timeout_message(code: &str) -> &'static str {

@@ -147,10 +147,12 @@ fn pieces(out: Vec<u8>, marks: Vec<Mark>) -> Vec<(Bytes, Vec<Mark>)> {
     let (mut from, mut pending) = (0, Vec::new());
     for (at, mark) in marks.iter().enumerate() {
         pending.push(Mark { end: mark.end - from, ..*mark });
-        let next = marks.get(at + 1).map_or(usize::MAX, |next| next.end - from);
-        if next > SLICE {
-            pieces.push((bytes.slice(from..mark.end), std::mem::take(&mut pending)));
-            from = mark.end;
+        let next = marks.get(at + 1).map(|next| next.end - from);
+        if next.is_none_or(|next| next > SLICE) {
+            // Behind the last mark may lie events of a frame whose own mark is still to come.
+            let end = if next.is_some() { mark.end } else { bytes.len() };
+            pieces.push((bytes.slice(from..end), std::mem::take(&mut pending)));
+            from = end;
         }
     }
     pieces

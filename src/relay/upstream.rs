@@ -23,7 +23,7 @@ pub struct Fault {
     pub code: &'static str,
     pub message: String,
     /// The provider's own answer, if it gave one.
-    pub refusal: Option<Refusal>,
+    pub refusal: Option<Box<Refusal>>,
     /// Trying again may help.
     pub retryable: bool,
     /// The provider's wish, when to try again.
@@ -187,6 +187,10 @@ async fn refused(name: &str, mut response: reqwest::Response) -> Fault {
         response.headers().get(header).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::to_owned)
     };
     let (content_type, retry_after) = (header(CONTENT_TYPE), header(RETRY_AFTER));
+    if status < 400 {
+        let message = format!("provider {name} answered with status {status}, which is not followed");
+        return Fault::new("upstream_status", message, false);
+    }
     let mut wait = header(reqwest::header::HeaderName::from_static("retry-after-ms"))
         .and_then(|ms| ms.parse().ok())
         .map(Duration::from_millis);
@@ -203,7 +207,13 @@ async fn refused(name: &str, mut response: reqwest::Response) -> Fault {
         code: "upstream_status",
         message: format!("provider {name} refused: {said}"),
         retryable: matches!(status, 408 | 409 | 429) || status >= 500,
-        refusal: Some(Refusal { status, body: body.into(), content_type, retry_after, retried: false }),
+        refusal: Some(Box::new(Refusal {
+            status,
+            body: body.into(),
+            content_type,
+            retry_after,
+            retried: false,
+        })),
         retry_after: wait,
     }
 }

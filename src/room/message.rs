@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::roster::Member;
+use crate::auth::Role;
 use crate::event::{Event, Kind, Status};
 use crate::log::{EventId, LogId, Position, Record};
 
@@ -73,14 +75,25 @@ pub fn parse(text: &str) -> Result<Envelope, String> {
 #[derive(Debug)]
 pub struct Summary {
     pub stream: LogId,
+    /// What the viewer has after this message: the end of `text`, or the position that it holds itself.
     pub position: Position,
     pub status: Status,
     /// All text so far, unless the viewer holds a position of this stream.
     pub text: Option<String>,
 }
 
+/// Who the viewer is in the room, and who else is there.
+#[derive(Debug)]
+pub struct Presence {
+    pub member: String,
+    pub user: String,
+    pub role: Role,
+    pub version: u64,
+    pub members: Vec<Member>,
+}
+
 /// The answer to `hello`.
-pub fn welcome(user: &str, role: &str, room: EventId, streams: &[Summary], now_ms: u64) -> String {
+pub fn welcome(presence: &Presence, room: EventId, streams: &[Summary], now_ms: u64) -> String {
     let streams: Vec<Value> = streams
         .iter()
         .map(|summary| {
@@ -94,7 +107,9 @@ pub fn welcome(user: &str, role: &str, room: EventId, streams: &[Summary], now_m
         })
         .collect();
     json!({"type": "welcome", "timestamp": now_ms, "data": {
-        "user": user, "role": role, "room": room.log.to_string(), "position": room.to_string(), "streams": streams,
+        "member": presence.member, "user": presence.user, "role": presence.role,
+        "version": presence.version, "members": presence.members,
+        "room": room.log.to_string(), "position": room.to_string(), "streams": streams,
     }})
     .to_string()
 }

@@ -3,6 +3,7 @@
 //! The room's log says when streams opened and closed and what people said. Pure: records in, state out.
 
 pub mod message;
+pub mod roster;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -30,8 +30,17 @@ pub struct Options {
 
 struct Entry {
     meta: Meta,
-    log: Mutex<Log>,
+    kept: Mutex<Kept>,
     changed: Notify,
+    /// When it was last read, or sealed, by the store's own count.
+    read_at: AtomicU64,
+}
+
+#[derive(Default)]
+struct Kept {
+    log: Log,
+    /// Forgotten or evicted: whoever still holds the entry must not append, wait or count any more.
+    gone: bool,
 }
 
 /// Bytes kept, in total and by owner.
@@ -47,6 +56,8 @@ pub struct Memory {
     sealed: Cache<LogId, Arc<Entry>>,
     claims: Mutex<HashMap<String, (String, Instant)>>,
     ledger: Arc<Ledger>,
+    /// Counts reads, to tell which log was read longest ago.
+    reads: AtomicU64,
 }
 
 /// moka counts weight in 32 bits; in these units a log may still be large.
@@ -59,12 +70,9 @@ impl Memory {
         let mut sealed = Cache::builder()
             .eviction_policy(EvictionPolicy::lru())
             .weigher(|_, entry: &Arc<Entry>| {
-                u32::try_from(lock(&entry.log).weight() as u64 / WEIGHT_UNIT).unwrap_or(u32::MAX)
+                u32::try_from(entry.weight(&lock(&entry.kept).log) / WEIGHT_UNIT).unwrap_or(u32::MAX)
             })
-            .eviction_listener(move |_, entry: Arc<Entry>, _| {
-                freed.sub(&entry.meta.owner, lock(&entry.log).weight() as u64);
-                entry.changed.notify_waiters();
-            });
+            .eviction_listener(move |_, entry: Arc<Entry>, _| entry.forget(&freed));
         if options.total_bytes > 0 {
             sealed = sealed.max_capacity(options.total_bytes / WEIGHT_UNIT);
         }
@@ -76,13 +84,15 @@ impl Memory {
             sealed: sealed.build(),
             claims: Mutex::default(),
             ledger,
+            reads: AtomicU64::new(0),
             options,
         }
     }
 
     fn entry(&self, log: LogId) -> Result<Arc<Entry>, Error> {
         let running = lock(&self.running).get(&log).cloned();
-        running.or_else(|| self.sealed.get(&log)).ok_or(Error::NotFound)
+        let entry = running.or_else(|| self.sealed.get(&log)).ok_or(Error::NotFound)?;
+        if lock(&entry.kept).gone { Err(Error::NotFound) } else { Ok(entry) }
     }
 
     /// Makes room for `bytes` of this owner by dropping finished logs, the owner's own or anyone's.
@@ -98,16 +108,21 @@ impl Memory {
         Ok(())
     }
 
-    /// Drops finished logs that `whose` names, oldest first, until `over` is content.
+    fn touch(&self, entry: &Entry) {
+        entry.read_at.store(self.reads.fetch_add(1, Relaxed), Relaxed);
+    }
+
+    /// Drops finished logs that `whose` names, the least recently read first, until `over` is content.
     fn drop_sealed(
         &self,
         whose: impl Fn(&Entry) -> bool,
         over: impl Fn(&Ledger) -> bool,
     ) -> Result<(), Error> {
-        let mut ids: Vec<LogId> =
-            self.sealed.iter().filter(|(_, entry)| whose(entry)).map(|(log, _)| *log).collect();
-        ids.sort_unstable();
-        for log in ids {
+        let whose = self.sealed.iter().filter(|(_, entry)| whose(entry));
+        let mut found: Vec<(u64, LogId)> =
+            whose.map(|(log, entry)| (entry.read_at.load(Relaxed), *log)).collect();
+        found.sort_unstable();
+        for (_, log) in found {
             self.sealed.invalidate(&log);
             self.sealed.run_pending_tasks();
             if !over(&self.ledger) {
@@ -121,11 +136,16 @@ impl Memory {
         let entry = self.entry(id)?;
         let bytes: u64 = batch.drafts.iter().map(|draft| draft.weight() as u64).sum();
         let seal = batch.seal;
-        if !seal {
+        // A room's log is trimmed, it never asks for more; and an ending is always taken.
+        if !seal && entry.meta.trim_bytes.is_none() {
             self.make_room(&entry.meta.owner, bytes)?;
         }
         let head = {
-            let mut log = lock(&entry.log);
+            let mut kept = lock(&entry.kept);
+            if kept.gone {
+                return Err(Error::NotFound);
+            }
+            let log = &mut kept.log;
             let before = log.weight() as u64;
             let head = log.append(batch)?;
             if let Some(limit) = entry.meta.trim_bytes {
@@ -135,9 +155,14 @@ impl Memory {
             head
         };
         if seal {
+            self.touch(&entry);
             // First into the cache, then out of the map: a reader always finds it in one of them.
             self.sealed.insert(id, entry.clone());
             lock(&self.running).remove(&id);
+            // Forgotten in between, when it was not in the cache yet.
+            if lock(&entry.kept).gone {
+                self.sealed.invalidate(&id);
+            }
         }
         entry.changed.notify_waiters();
         Ok(head)
@@ -147,11 +172,16 @@ impl Memory {
 impl Store for Memory {
     fn create(&self, log: LogId, meta: Meta) -> Answer<'_, ()> {
         ready((|| {
+            let (kept, changed, read_at) = (Mutex::default(), Notify::new(), AtomicU64::new(0));
+            let entry = Entry { meta, kept, changed, read_at };
+            let weight = entry.weight(&Log::default());
+            self.make_room(&entry.meta.owner, weight)?;
             let mut running = lock(&self.running);
             if running.contains_key(&log) || self.sealed.contains_key(&log) {
                 return Err(Error::Exists);
             }
-            running.insert(log, Arc::new(Entry { meta, log: Mutex::default(), changed: Notify::new() }));
+            self.ledger.replace(&entry.meta.owner, 0, weight);
+            running.insert(log, Arc::new(entry));
             Ok(())
         })())
     }
@@ -161,11 +191,14 @@ impl Store for Memory {
     }
 
     fn read(&self, log: LogId, after: Position, limit: usize) -> Answer<'_, Page> {
-        ready(self.entry(log).map(|entry| lock(&entry.log).read(after, limit)))
+        ready(self.entry(log).map(|entry| {
+            self.touch(&entry);
+            lock(&entry.kept).log.read(after, limit)
+        }))
     }
 
     fn check(&self, log: LogId, position: Position) -> Answer<'_, Result<(), Bad>> {
-        ready(self.entry(log).map(|entry| lock(&entry.log).check(position)))
+        ready(self.entry(log).map(|entry| lock(&entry.kept).log.check(position)))
     }
 
     fn changed(&self, log: LogId, after: Position) -> Answer<'_, ()> {
@@ -176,14 +209,16 @@ impl Store for Memory {
             loop {
                 changed.as_mut().enable();
                 {
-                    let log = lock(&entry.log);
-                    if log.head().seq > after.seq || log.closed() {
+                    let kept = lock(&entry.kept);
+                    // Removed under us: tell it, rather than wait for an append that cannot come.
+                    if kept.gone {
+                        return Err(Error::NotFound);
+                    }
+                    if kept.log.head().seq > after.seq || kept.log.closed() {
                         return Ok(());
                     }
                 }
                 changed.as_mut().await;
-                // Removed under us: tell it, rather than wait for an append that cannot come.
-                self.entry(log)?;
                 changed.set(entry.changed.notified());
             }
         }
@@ -197,8 +232,7 @@ impl Store for Memory {
     fn remove(&self, log: LogId) -> Answer<'_, ()> {
         let running = lock(&self.running).remove(&log);
         if let Some(entry) = running {
-            self.ledger.sub(&entry.meta.owner, lock(&entry.log).weight() as u64);
-            entry.changed.notify_waiters();
+            entry.forget(&self.ledger);
         }
         self.sealed.invalidate(&log);
         self.sealed.run_pending_tasks();
@@ -209,7 +243,7 @@ impl Store for Memory {
         let now = Instant::now();
         let mut claims = lock(&self.claims);
         let claim = match claims.get(key) {
-            Some((held, until)) if *until > now => Claim::Held(held.clone()),
+            Some((held, until)) if *until > now && held != value => Claim::Held(held.clone()),
             _ => {
                 claims.insert(key.to_owned(), (value.to_owned(), now + ttl));
                 Claim::Won
@@ -225,8 +259,11 @@ impl Store for Memory {
         ready(Ok(held))
     }
 
-    fn release(&self, key: &str) -> Answer<'_, ()> {
-        lock(&self.claims).remove(key);
+    fn release(&self, key: &str, value: &str) -> Answer<'_, ()> {
+        let mut claims = lock(&self.claims);
+        if claims.get(key).is_some_and(|(held, _)| held == value) {
+            claims.remove(key);
+        }
         ready(Ok(()))
     }
 
@@ -239,6 +276,23 @@ impl Store for Memory {
         self.sealed.run_pending_tasks();
         let now = Instant::now();
         lock(&self.claims).retain(|_, (_, until)| *until > now);
+    }
+}
+
+impl Entry {
+    /// What it costs to keep this log: its records, and what was said about it at its creation.
+    fn weight(&self, log: &Log) -> u64 {
+        (log.weight() + self.meta.data.len() + size_of::<Entry>()) as u64
+    }
+
+    /// Takes its bytes off the ledger, once, and tells those who wait.
+    fn forget(&self, ledger: &Ledger) {
+        let mut kept = lock(&self.kept);
+        if !std::mem::replace(&mut kept.gone, true) {
+            ledger.sub(&self.meta.owner, self.weight(&kept.log));
+        }
+        drop(kept);
+        self.changed.notify_waiters();
     }
 }
 

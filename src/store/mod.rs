@@ -77,13 +77,14 @@ pub trait Store: Send + Sync + 'static {
     /// Forgets the log at once. Readers get `NotFound`.
     fn remove(&self, log: LogId) -> Answer<'_, ()>;
 
-    /// Holds `key` for `ttl`, unless somebody does already.
+    /// Holds `key` for `ttl`, unless somebody does already. Claiming again with the same value renews it.
     fn claim(&self, key: &str, value: &str, ttl: Duration) -> Answer<'_, Claim>;
 
     /// Who holds `key`, if anybody does.
     fn claimed(&self, key: &str) -> Answer<'_, Option<String>>;
 
-    fn release(&self, key: &str) -> Answer<'_, ()>;
+    /// Gives `key` up, if it still holds `value`.
+    fn release(&self, key: &str, value: &str) -> Answer<'_, ()>;
 
     /// Bytes kept, bookkeeping included.
     fn held(&self) -> u64;

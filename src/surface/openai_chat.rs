@@ -81,7 +81,7 @@ impl Encoder {
             Event::Usage(_) | Event::Notice(_) => return,
             Event::Done(done) => return self.done(record, &done, out),
         };
-        self.chunk(record, delta, Value::Null, out);
+        self.chunk(record, delta, None, out);
     }
 
     fn done(&mut self, record: &Record, done: &Done, out: &mut Vec<u8>) {
@@ -91,8 +91,7 @@ impl Encoder {
             sse::write(out, id, "", None, failure(done).to_string().as_bytes());
             return;
         }
-        let reason = done.finish_reason.clone().unwrap_or_else(|| "stop".into());
-        self.chunk(record, json!({}), reason.into(), out);
+        self.chunk(record, json!({}), Some(done.finish_reason.as_deref().unwrap_or("stop")), out);
         if let (true, Some(usage)) = (self.format.usage, done.usage) {
             let mut chunk = self.envelope();
             chunk["choices"] = json!([]);
@@ -102,14 +101,14 @@ impl Encoder {
         sse::write(out, id, "", None, b"[DONE]");
     }
 
-    fn chunk(&mut self, record: &Record, mut delta: Value, finish_reason: Value, out: &mut Vec<u8>) {
+    fn chunk(&mut self, record: &Record, mut delta: Value, finish_reason: Option<&str>, out: &mut Vec<u8>) {
         if !std::mem::replace(&mut self.said_role, true) {
             delta["role"] = "assistant".into();
         }
         let mut chunk = self.envelope();
         chunk["choices"] = json!([{"index": 0, "delta": delta, "finish_reason": finish_reason}]);
         // The finish chunk comes right before the ending, which carries the id of both.
-        let id = self.id(record).filter(|_| finish_reason.is_null());
+        let id = self.id(record).filter(|_| finish_reason.is_none());
         sse::write(out, id.as_ref().map(|id| id as _), "", None, chunk.to_string().as_bytes());
     }
 

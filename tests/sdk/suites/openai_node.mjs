@@ -136,7 +136,7 @@ test("unknown request fields reach the provider", async () => {
 
 test("Idempotency-Key repeats the same stream", async () => {
   const mark = marker();
-  const again = () => client.chat.completions.create({ model: "paced-20-20", messages: ask(mark), stream: true }, { idempotencyKey: mark }).withResponse();
+  const again = () => client.chat.completions.create({ model: "paced-20-20", messages: ask(mark), stream: true }, { headers: { "Idempotency-Key": mark } }).withResponse();
   const both = await Promise.all([again(), again()]);
   const texts = await Promise.all(both.map(({ data }) => read(data)));
   for (const { text } of texts) equal(text, await textOf("paced-20-20"), "text");

