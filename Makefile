@@ -89,7 +89,8 @@ fuzz: ## Each fuzz target for one minute (FUZZ_S=600 for longer)
 	targets=$$(cargo fuzz list)
 	for target in $$targets; do
 		echo "fuzzing $$target"
-		cargo fuzz run "$$target" -- -max_total_time=$(or $(FUZZ_S),60) -timeout=10 -rss_limit_mb=2048 -verbosity=0 -print_final_stats=1
+		mkdir -p "fuzz/corpus/$$target"
+		cargo fuzz run "$$target" "fuzz/corpus/$$target" "fuzz/seeds/$$target" -- -max_total_time=$(or $(FUZZ_S),60) -timeout=10 -rss_limit_mb=2048 -verbosity=0 -print_final_stats=1
 	done
 
 .PHONY: test-model

@@ -32,6 +32,9 @@ pub enum Phase {
     Closing,
 }
 
+/// How long a drain waits at most for the last streams' endings to reach the sessions' viewers.
+const LAST_ENDINGS: Duration = Duration::from_millis(250);
+
 /// What the edge wants to know, as configured.
 #[derive(Debug, Clone)]
 pub struct Edge {
@@ -97,7 +100,7 @@ impl App {
                 empty_ttl: Duration::from_secs(config.rooms.empty_ttl_s),
             },
         );
-        Arc::new(App {
+        let app = Arc::new(App {
             relay,
             hub,
             metrics,
@@ -120,7 +123,10 @@ impl App {
             limits,
             tracker,
             phase: watch::Sender::new(Phase::Serving),
-        })
+        });
+        let warmed = app.clone();
+        app.tracker.spawn_blocking(move || warmed.relay.warm(&warmed.settings.load().routes));
+        app
     }
 
     pub fn phase(&self) -> Phase {
@@ -146,6 +152,12 @@ impl App {
             tracing::warn!(streams = self.relay.running_count(), "the drain deadline ends what still runs");
             self.relay.interrupt_all();
         }
+        let told = async {
+            while self.relay.running_count() > 0 || !self.hub.all_told() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let _viewers_come_back_anyway = tokio::time::timeout(LAST_ENDINGS, told).await;
         self.phase.send_replace(Phase::Closing);
     }
 

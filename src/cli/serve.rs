@@ -37,7 +37,7 @@ pub struct Serve {
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
 /// After the deadline, viewers have this long to read their endings.
-const LAST_WORDS: Duration = Duration::from_millis(1500);
+const LAST_WORDS: Duration = Duration::from_millis(1200);
 
 pub fn run(command: &Serve) -> ExitCode {
     let environment = environment();

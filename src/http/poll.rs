@@ -17,13 +17,15 @@ use super::sse::stream_headers;
 use super::view;
 use crate::app::App;
 use crate::event::{Kind, Status};
-use crate::log::{Bad, EventId, Record};
+use crate::log::{Bad, EventId, LogId, Record};
 use crate::relay::tail::End;
 use crate::surface::{Format, Surface};
 
 /// Seconds a poll waits if it is not told.
 const DEFAULT_WAIT: u64 = 25;
 const LONGEST_WAIT: u64 = 60;
+/// How long after a poll began its viewer still counts as there, beyond the longest wait.
+const LINGER: Duration = Duration::from_secs(LONGEST_WAIT + 10);
 
 pub async fn poll(
     State(app): State<Arc<App>>,
@@ -44,6 +46,7 @@ pub async fn poll(
         })?,
     };
     let after = after(request.headers(), query);
+    linger(&app, id);
     let tail = app.relay.tail(id).await?;
     let from = view::position(&tail, after.as_deref());
     if after.is_some() {
@@ -79,7 +82,21 @@ pub async fn poll(
     Ok((stream_headers(id, &facts), Json(body)).into_response())
 }
 
-fn element(log: crate::log::LogId, record: &Record) -> Option<Value> {
+/// Between two polls a viewer has not left: its stream does not count as abandoned until it could have come back.
+fn linger(app: &Arc<App>, id: LogId) {
+    let Some(running) = app.relay.running(id) else { return };
+    let (attendance, app) = (running.attend(), app.clone());
+    app.tracker.clone().spawn(async move {
+        tokio::select! {
+            () = tokio::time::sleep(LINGER) => {}
+            () = running.finished.cancelled() => {}
+            () = app.closing() => {}
+        }
+        drop(attendance);
+    });
+}
+
+fn element(log: LogId, record: &Record) -> Option<Value> {
     let kind = Kind::from_u8(record.draft.kind)?;
     let data: &RawValue = serde_json::from_slice(&record.draft.payload).ok()?;
     let id = EventId { log, position: record.position };

@@ -204,6 +204,9 @@ impl Viewer {
                     }
                 }
                 () = closing.as_mut() => {
+                    while let found @ Find::Entries(_) = place.mirror.find(place.next) {
+                        self.send_news(socket, &mut place, found).await?;
+                    }
                     let retry = 1000 + jitter_ms(4000);
                     self.send(socket, Message::text(message::going_away(retry, now_ms()))).await?;
                     return Ok(Goodbye::Close(DRAIN, "draining"));
@@ -264,22 +267,23 @@ impl Viewer {
     async fn welcome(
         &self,
         socket: &mut WebSocket,
-        after: BTreeMap<String, String>,
+        mut after: BTreeMap<String, String>,
     ) -> Result<Place, Goodbye> {
         let failed = |_| Goodbye::Close(NO_SESSION, "no such session");
         let mirror = self.app.hub.mirror(&self.session).await.map_err(failed)?;
         let watch = mirror.watchers.join();
         let moment = mirror.snapshot();
-        let mut resets = Vec::new();
-        if let Some(id) = after.get(&self.session.name)
-            && let Err(bad) = self.check_room(id).await
+        let (mut resets, returning) = (Vec::new(), !after.is_empty());
+        // The room's own position; the others are streams'.
+        if let Some(id) = after.remove(&self.session.name)
+            && let Err(bad) = self.check_room(&id).await
         {
             resets.push((self.session.name.clone(), bad));
         }
         let mut arrival =
             Arrival::new(&self.app.relay, self.session.log, &after, &moment).await.map_err(failed)?;
         resets.append(&mut arrival.resets);
-        if !after.is_empty() {
+        if returning {
             self.app.metrics.resumed(resets.first().map_or("ok", |(_, bad)| bad.as_str()));
         }
         for (log, bad) in &resets {

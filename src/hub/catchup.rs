@@ -172,15 +172,16 @@ impl Arrival {
             let held = after.get(&stream.to_string()).map(|id| held(&part.tail, id));
             let (mut text, mut position) = (None, part.upto);
             match held {
-                Some(Ok(own)) => {
+                Some(Ok(own)) if own <= part.upto => {
                     position = own;
                     if own < part.upto {
                         parts.push_back(Part { from: own, tail: part.tail.clone(), ..part });
                     }
                 }
                 other => {
-                    if let Some(Err(bad)) = other {
-                        resets.push((stream.to_string(), bad));
+                    // A place beyond the mirror's, learned by another way: the mirror's next entries would be told twice.
+                    if let Some(held) = other {
+                        resets.push((stream.to_string(), held.err().unwrap_or(Bad::Ahead)));
                     }
                     let all = part.tail.with_records(|all| Transcript::of(&all[..part.upto.seq as usize]));
                     text = Some(all.text);
@@ -194,8 +195,7 @@ impl Arrival {
         }
         for (log, id) in after {
             let known = streams.iter().any(|summary| summary.stream.to_string() == *log);
-            let name_of_room = id.parse::<EventId>().is_ok_and(|id| id.log == room);
-            if !known && !name_of_room {
+            if !known {
                 let readable = log.parse::<LogId>().is_ok() && id.parse::<EventId>().is_ok();
                 resets.push((log.clone(), if readable { Bad::Expired } else { Bad::Unknown }));
             }

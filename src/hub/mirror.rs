@@ -143,6 +143,11 @@ impl Mirror {
         }
     }
 
+    /// Whether no stream runs, as far as was told.
+    pub fn is_quiet(&self) -> bool {
+        self.window().tails.is_empty()
+    }
+
     /// Everything from the entry `index` on.
     pub fn find(&self, index: u64) -> Find {
         let window = self.window();

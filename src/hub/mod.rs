@@ -202,6 +202,13 @@ impl Hub {
         Ok(opened)
     }
 
+    /// Whether the viewers of every session have been told of all its streams that have ended, and none runs.
+    pub fn all_told(&self) -> bool {
+        let sessions: Vec<_> = lock(&self.sessions).values().cloned().collect();
+        let mut mirrors = sessions.iter().filter_map(|session| lock(&session.mirror).upgrade());
+        mirrors.all(|mirror| mirror.is_quiet())
+    }
+
     /// Forgets the session, its room and its streams.
     pub async fn forget(&self, session: &Session, by: &str) -> Result<(), store::Error> {
         lock(&self.sessions).remove(&(session.tenant.clone(), session.name.clone()));

@@ -418,8 +418,8 @@ mod tests {
         }
     }
 
-    fn problems(shape: &Shape, value: Value) -> Vec<String> {
-        shape.check(&value).iter().map(|p| format!("{}: {}", p.variable, p.problem)).collect()
+    fn problems(shape: &Shape, value: &Value) -> Vec<String> {
+        shape.check(value).iter().map(|p| format!("{}: {}", p.variable, p.problem)).collect()
     }
 
     #[test]
@@ -453,8 +453,8 @@ mod tests {
                 vec!["s: expected string, got null", "x: unknown"],
             ),
         ] {
-            assert_eq!(problems(&pico, value.clone()), expected);
-            assert_eq!(problems(&json, value), expected);
+            assert_eq!(problems(&pico, &value), expected);
+            assert_eq!(problems(&json, &value), expected);
         }
     }
 

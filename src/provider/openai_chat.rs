@@ -5,7 +5,8 @@
 //! (Groq) or in one without, tool calls whose `index` is missing or always 0, an `error` object in a frame.
 //! Source: OpenAI's API reference and openai-python 3.54.0's types.
 
-use serde::de::{SeqAccess, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
@@ -60,14 +61,14 @@ struct Delta {
     tool_calls: Option<Vec<Call>>,
 }
 
-/// Text, or a list of parts (Mistral), whose texts are joined.
+/// Text; or a list of parts (Mistral), whose texts are joined; or an object (arguments of some local servers), as JSON.
 fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     struct Text;
     impl<'de> Visitor<'de> for Text {
         type Value = Option<String>;
 
         fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("text or a list of parts")
+            f.write_str("text, a list of parts or an object")
         }
 
         fn visit_unit<E>(self) -> Result<Self::Value, E> {
@@ -89,6 +90,11 @@ fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D:
             }
             Ok(Some(joined))
         }
+
+        fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Self::Value, A::Error> {
+            let object = serde_json::Map::deserialize(MapAccessDeserializer::new(fields))?;
+            Ok(Some(Value::Object(object).to_string()))
+        }
     }
     deserializer.deserialize_any(Text)
 }
@@ -103,6 +109,7 @@ struct Call {
 #[derive(Deserialize)]
 struct Function {
     name: Option<String>,
+    #[serde(default, deserialize_with = "text")]
     arguments: Option<String>,
 }
 
@@ -173,6 +180,12 @@ impl Decoder {
         let mut failed = None;
         self.parser.finish(|frame| {
             if !state.ended {
+                failed = state.frame(&frame, limit, frames).err();
+            }
+        })?;
+        // Some servers close right after the terminator, without the blank line that the standard wants: it was said.
+        self.parser.feed(b"\n\n", |frame| {
+            if !state.ended && frame.data.trim() == "[DONE]" {
                 failed = state.frame(&frame, limit, frames).err();
             }
         })?;

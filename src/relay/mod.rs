@@ -205,6 +205,11 @@ impl Relay {
         models
     }
 
+    /// Prepares for asking these providers. Blocks for some milliseconds.
+    pub fn warm(&self, routes: &Routes) {
+        self.upstreams.warm(routes);
+    }
+
     /// A viewer right after `position`, which must have been checked.
     pub fn view(&self, tail: Arc<Tail>, format: Format, position: Position) -> Viewer {
         let attendance = self.running(tail.log).map(|running| running.attend());

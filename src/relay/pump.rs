@@ -236,6 +236,10 @@ impl Job {
             return Err(Fault::new("upstream_error", error.message.clone(), true).into());
         }
         self.append(relay, drafts, done.is_some()).await?;
+        self.running.spoke();
+        if let Some(error) = done.as_ref().and_then(|done| done.error.as_ref()) {
+            relay.metrics.upstream_error(&error.code);
+        }
         if spoken > 0 {
             self.count_spoken(relay, spoken);
         }
@@ -247,7 +251,6 @@ impl Job {
         relay.metrics.tokens.inc_by(spoken);
         match self.spoke.replace(now) {
             None => {
-                self.running.spoke();
                 let waited = (now - self.began).as_secs_f64();
                 relay.metrics.time_to_first_token.observe(waited);
                 relay.metrics.time_to_first_chunk.observe(waited);

@@ -57,7 +57,14 @@ pub struct Running {
     pub finished: CancellationToken,
     stop: CancellationToken,
     stopped_by: OnceLock<Stop>,
-    viewers: watch::Sender<usize>,
+    viewers: watch::Sender<Looking>,
+}
+
+/// Who looks at a stream, and how many have ever begun to: one that came and went in a moment was there.
+#[derive(Debug, Clone, Copy, Default)]
+struct Looking {
+    now: usize,
+    ever: u64,
 }
 
 /// Why a running stream is stopped from outside.
@@ -83,7 +90,7 @@ impl Running {
             finished: CancellationToken::new(),
             stop: CancellationToken::new(),
             stopped_by: OnceLock::new(),
-            viewers: watch::Sender::new(0),
+            viewers: watch::Sender::new(Looking::default()),
         })
     }
 
@@ -103,7 +110,10 @@ impl Running {
     }
 
     pub fn attend(self: &Arc<Self>) -> Attendance {
-        self.viewers.send_modify(|viewers| *viewers += 1);
+        self.viewers.send_modify(|viewers| {
+            viewers.now += 1;
+            viewers.ever += 1;
+        });
         Attendance(self.clone())
     }
 
@@ -123,12 +133,13 @@ impl Running {
             OnDisconnect::Cancel => Duration::ZERO,
         };
         let mut viewers = self.viewers.subscribe();
+        // The sender is this very struct: these waits cannot fail. Nobody has looked yet: a stream is abandoned only by
+        // those who were there.
+        drop(viewers.wait_for(|looking| looking.ever > 0).await);
         loop {
-            // Nobody has looked yet: a stream is abandoned only by those who were there.
-            // The sender is this very struct: these waits cannot fail.
-            drop(viewers.wait_for(|count| *count > 0).await);
-            drop(viewers.wait_for(|count| *count == 0).await);
-            if tokio::time::timeout(grace, viewers.wait_for(|count| *count > 0)).await.is_err() {
+            let left = viewers.wait_for(|looking| looking.now == 0).await.map_or(0, |looking| looking.ever);
+            let back = viewers.wait_for(|looking| looking.ever > left);
+            if tokio::time::timeout(grace, back).await.is_err() {
                 return;
             }
         }
@@ -137,6 +148,6 @@ impl Running {
 
 impl Drop for Attendance {
     fn drop(&mut self) {
-        self.0.viewers.send_modify(|viewers| *viewers -= 1);
+        self.0.viewers.send_modify(|viewers| viewers.now -= 1);
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 
-use super::route::{Endpoint, Target};
+use super::route::{Endpoint, Routes, Target};
 use super::running::Refusal;
 use crate::provider::demo::{self, Script};
 use crate::provider::{Ask, Provider, error_message};
@@ -113,6 +113,20 @@ impl Upstreams {
         let list: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
         let data = list["data"].as_array().map_or(&[][..], Vec::as_slice);
         data.iter().filter_map(|model| model["id"].as_str().map(str::to_owned)).collect()
+    }
+
+    /// Builds the clients that routes will need: that reads certificates, which a first request should not wait for.
+    pub fn warm(&self, routes: &Routes) {
+        let patience =
+            routes.aliases.values().map(|alias| alias.timeouts.connect).chain([routes.timeouts.connect]);
+        let patience: Vec<_> = patience.collect();
+        for endpoint in routes.endpoints.values().filter(|endpoint| endpoint.dialect != Provider::Demo) {
+            for connect in &patience {
+                if let Err(fault) = self.client(&endpoint.name, *connect) {
+                    tracing::warn!(provider = endpoint.name, error = %fault, "no client for this provider");
+                }
+            }
+        }
     }
 
     fn client(&self, name: &str, connect: Duration) -> Result<reqwest::Client, Fault> {

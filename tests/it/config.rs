@@ -1,1 +1,366 @@
-//! Being written.
+//! Configuration: the example file holds every key and its default, the environment lies over the file, mistakes are
+//! named by their path, and secrets come from where they are said to be.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use relaystream::auth::{Role, digest_of};
+use relaystream::config::{Config, Environment};
+use relaystream::provider::Provider;
+use toml::{Table, Value};
+
+fn environment(pairs: &[(&str, &str)]) -> Environment {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn file(text: &str) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+    file.write_all(text.as_bytes()).expect("written");
+    file
+}
+
+fn load(text: &str, pairs: &[(&str, &str)]) -> anyhow::Result<Config> {
+    Config::load(Some(file(text).path()), &environment(pairs))
+}
+
+/// The message as `relaystream check` prints it, causes included.
+fn refusal<T>(result: anyhow::Result<T>) -> String {
+    match result {
+        Ok(_) => panic!("accepted"),
+        Err(error) => format!("{error:#}"),
+    }
+}
+
+fn example() -> String {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config.example.toml");
+    std::fs::read_to_string(path).expect("config.example.toml")
+}
+
+/// The example with every `# key = value` and `# [section]` un-commented; prose stays a comment.
+fn uncommented() -> String {
+    let key = |line: &str| {
+        line.split_once(" = ").is_some_and(|(name, value)| {
+            name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+                && !value.is_empty()
+        })
+    };
+    let section = |line: &str| line.starts_with('[') && line.ends_with(']') && !line.contains(' ');
+    let open = |line: &str| match line.strip_prefix("# ") {
+        Some(rest) if key(rest) || section(rest) => rest.to_owned(),
+        _ => line.to_owned(),
+    };
+    example().lines().map(open).collect::<Vec<_>>().join("\n")
+}
+
+fn table(config: &Config) -> Table {
+    toml::to_string(config).expect("serializes").parse().expect("TOML")
+}
+
+/// Every key of a table with its path, tables within lists included.
+fn keys(value: &Value, path: &str, found: &mut BTreeMap<String, Value>) {
+    match value {
+        Value::Table(table) => {
+            for (name, value) in table {
+                let inner = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                keys(value, &inner, found);
+            }
+        }
+        Value::Array(items) if items.iter().any(Value::is_table) => {
+            items.iter().for_each(|item| keys(item, &format!("{path}[]"), found));
+        }
+        other => {
+            found.insert(path.to_owned(), other.clone());
+        }
+    }
+}
+
+fn all_keys(table: Table) -> BTreeMap<String, Value> {
+    let mut found = BTreeMap::new();
+    keys(&Value::Table(table), "", &mut found);
+    found
+}
+
+#[test]
+fn the_example_as_it_stands_changes_nothing() {
+    assert_eq!(load(&example(), &[]).expect("parses"), Config::default());
+    assert_eq!(Config::load(None, &Environment::new()).expect("no file is needed"), Config::default());
+}
+
+#[test]
+fn the_example_names_every_default_key_with_its_value() {
+    let written = all_keys(example().parse().expect("TOML"));
+    let defaults = all_keys(table(&Config::default()));
+    for (path, value) in &defaults {
+        // Empty maps and lists are shown by an example, behind a "#".
+        let empty = value.as_array().is_some_and(Vec::is_empty) && !written.contains_key(path);
+        assert!(empty || written.get(path) == Some(value), "{path} = {value}: {:?}", written.get(path));
+    }
+    for path in written.keys() {
+        assert!(defaults.contains_key(path), "{path} is no key that has a default");
+    }
+}
+
+/// What is written out by hand here is what the structs hold; a new optional key must be added to the example.
+#[test]
+fn the_example_uncommented_names_every_key_there_is() {
+    let text = uncommented();
+    let config = load(&text, &[]).unwrap_or_else(|error| panic!("{error:#}\n{text}"));
+    let named = all_keys(text.parse().expect("TOML"));
+    let all = all_keys(table(&config));
+    let missing: Vec<_> = all.keys().filter(|path| !named.contains_key(*path)).collect();
+    // Keys that the two kinds of entries in lists and maps leave out are optional and shown by the other.
+    let optional = |path: &&&String| path.starts_with("auth.keys[]");
+    assert!(missing.iter().all(|path| optional(&path)), "not in config.example.toml: {missing:?}");
+    for path in [
+        "limits.requests_per_minute",
+        "limits.running_streams_per_user",
+        "limits.viewers_per_user",
+        "auth.keys[].key",
+        "auth.keys[].sha256",
+        "auth.keys[].user",
+        "auth.keys[].tenant",
+        "auth.keys[].role",
+        "auth.keys[].sessions",
+        "models.fast.targets[].provider",
+        "models.fast.targets[].model",
+        "models.fast.timeouts.connect_ms",
+        "models.fast.timeouts.first_token_ms",
+        "models.fast.timeouts.between_tokens_ms",
+        "models.fast.timeouts.total_ms",
+        "models.fast.retry.attempts",
+        "models.fast.retry.base_ms",
+        "models.fast.retry.max_ms",
+        "providers.openai.dialect",
+        "providers.openai.base_url",
+        "providers.openai.keys",
+    ] {
+        assert!(named.contains_key(path), "{path} is not in config.example.toml");
+    }
+    assert!(named.keys().any(|path| path.starts_with("providers.openai.headers.")));
+}
+
+#[test]
+fn optional_keys_of_the_example_show_their_defaults() {
+    let config = load(&uncommented(), &[]).expect("parses");
+    let fast = &config.models["fast"];
+    assert_eq!((fast.timeouts, fast.retry), (Default::default(), Default::default()));
+    let (by_default, shown) = (Config::default().limits(false), config.limits(false));
+    assert_eq!(format!("{by_default:?}"), format!("{shown:?}"), "the limits with credentials");
+}
+
+#[test]
+fn the_environment_lies_over_the_file() {
+    let text = "[server]\ndrain_s = 5\nkeepalive_ms = 7\n";
+    let config = load(
+        text,
+        &[
+            ("RELAYSTREAM_SERVER__DRAIN_S", "9"),
+            ("RELAYSTREAM_SERVER__DEFAULT_PROVIDER", "demo"),
+            ("RELAYSTREAM_SERVER__ALLOWED_ORIGINS", r#"["https://a.example"]"#),
+            ("RELAYSTREAM_LISTEN", "127.0.0.1:9000"),
+            ("RELAYSTREAM_MODELS__FAST__TARGETS", r#"[{provider = "demo", model = "demo"}]"#),
+            ("RELAYSTREAM_MODELS__FAST__RETRY__ATTEMPTS", "1"),
+            ("RELAYSTREAM_AUTH__OPEN", "true"),
+            ("RELAYSTREAM_PROMPTS__PATH", "/tmp/my prompts"),
+            ("RELAYSTREAM_LOG", "not ours: one word"),
+            ("OTHER__THING", "x"),
+        ],
+    )
+    .expect("parses");
+    assert_eq!((config.server.drain_s, config.server.keepalive_ms), (9, 7));
+    assert_eq!(config.server.default_provider, "demo");
+    assert_eq!(config.server.allowed_origins, ["https://a.example"]);
+    assert_eq!(config.server.listen.to_string(), "127.0.0.1:9000");
+    assert_eq!(config.models["fast"].retry.attempts, 1);
+    assert!(config.auth.open);
+    assert_eq!(config.prompts.path.to_str(), Some("/tmp/my prompts"));
+}
+
+#[test]
+fn mistakes_are_named_by_their_path() {
+    for (text, pairs, path) in [
+        ("[servre]\n", &[][..], "servre"),
+        ("[server]\ndrain = 5\n", &[], "server.drain"),
+        ("[server]\ndrain_s = \"long\"\n", &[], "server.drain_s"),
+        ("[server]\nlisten = \"nowhere\"\n", &[], "server.listen"),
+        ("[store]\nengine = \"paper\"\n", &[], "store.engine"),
+        ("[limits]\nstream_bytes = -1\n", &[], "limits.stream_bytes"),
+        ("[models.m]\ntargets = []\nfoo = 1\n", &[], "models.m"),
+        (
+            "[models.m]\ntargets = [{provider = \"demo\", model = \"x\", wieght = 1}]\n",
+            &[],
+            "models.m.targets[0]",
+        ),
+        ("[models.m.retry]\nattempts = \"x\"\n", &[], "models.m"),
+        ("[[auth.keys]]\nkey = \"k\"\nuser = \"u\"\nrole = \"king\"\n", &[], "auth.keys[0].role"),
+        ("", &[("RELAYSTREAM_SERVER__DRAIN", "5")], "server.drain"),
+        ("", &[("RELAYSTREAM_NOWHERE__KEY", "5")], "nowhere"),
+        (
+            "[server]\nlisten = 1\n",
+            &[("RELAYSTREAM_SERVER__LISTEN__PORT", "5")],
+            "RELAYSTREAM_SERVER__LISTEN__PORT",
+        ),
+    ] {
+        let message = refusal(load(text, pairs));
+        assert!(message.contains(path), "{text}{pairs:?}: {message}");
+    }
+    let broken = refusal(load("[server\n", &[]));
+    assert!(broken.contains("is not TOML"), "{broken}");
+    let missing = Config::load(Some(std::path::Path::new("/no/such/file.toml")), &Environment::new());
+    assert!(refusal(missing).contains("/no/such/file.toml"));
+}
+
+#[test]
+fn routes_come_from_the_environment_alone() {
+    let routes = |pairs: &[(&str, &str)]| load("", pairs).expect("parses").routes(&environment(pairs));
+    let none = routes(&[]).expect("the demo");
+    assert_eq!((none.default.as_str(), none.endpoints.len()), ("demo", 1));
+    assert_eq!(routes(&[("OPENAI_API_KEY", "")]).expect("an empty key is none").default, "demo");
+    let openai = routes(&[("OPENAI_API_KEY", "sk-1")]).expect("a key is enough");
+    let endpoint = &openai.endpoints["openai"];
+    assert_eq!((openai.default.as_str(), endpoint.dialect), ("openai", Provider::OpenAiChat));
+    assert_eq!(
+        (endpoint.base_url.as_str(), &endpoint.keys[..]),
+        ("https://api.openai.com/v1", &["sk-1".to_owned()][..])
+    );
+    let other = [("OPENAI_API_KEY", "sk-1"), ("OPENAI_BASE_URL", "http://127.0.0.1:8000/v1/")];
+    assert_eq!(routes(&other).expect("routes").endpoints["openai"].base_url, "http://127.0.0.1:8000/v1");
+    let bad = [("OPENAI_API_KEY", "sk-1"), ("OPENAI_BASE_URL", "127.0.0.1:8000")];
+    let message = refusal(routes(&bad));
+    assert!(message.contains("OPENAI_BASE_URL") && !message.contains("sk-1"), "{message}");
+    assert!(!format!("{:?}", openai.endpoints).contains("sk-1"), "keys are not printed");
+}
+
+#[test]
+fn bare_names_go_where_they_belong() {
+    let text = "[providers.zeta]\ndialect = \"openai-chat\"\nbase_url = \"http://z/v1\"\n\
+                [providers.alpha]\ndialect = \"openai-chat\"\nbase_url = \"http://a/v1\"\n\
+                [models.fast]\ntargets = [{provider = \"zeta\", model = \"tiny\"}]\n";
+    let resolve = |text: &str, key: bool, model: &str| {
+        let pairs = if key { vec![("OPENAI_API_KEY", "sk")] } else { vec![] };
+        let routes = load(text, &[]).expect("parses").routes(&environment(&pairs)).expect("routes");
+        routes
+            .resolve(model)
+            .map(|route| format!("{}:{}", route.targets[0].endpoint.name, route.targets[0].model))
+    };
+    let chosen = |text, key, model| resolve(text, key, model).expect(model);
+    assert_eq!(chosen(text, false, "some-model"), "alpha:some-model", "the first one by name");
+    assert_eq!(chosen(text, false, "gpt-4o"), "alpha:gpt-4o", "no provider is called openai");
+    assert_eq!(chosen(text, true, "gpt-4o"), "openai:gpt-4o");
+    assert_eq!(chosen(text, true, "o3-mini"), "openai:o3-mini");
+    assert_eq!(chosen(text, true, "some-model"), "alpha:some-model");
+    assert_eq!(chosen(text, false, "zeta/org/model:free"), "zeta:org/model:free");
+    assert_eq!(chosen(text, false, "fast"), "zeta:tiny");
+    assert_eq!(chosen(text, true, "demo-fast"), "demo:demo-fast");
+    let named = format!("[server]\ndefault_provider = \"zeta\"\n{text}");
+    assert_eq!(chosen(&named, true, "some-model"), "zeta:some-model");
+    assert_eq!(chosen("", false, "whatever"), "demo:whatever");
+    let unknown = resolve("", false, "nobody/model").expect_err("there is no such provider");
+    assert!(unknown.to_string().contains("demo/demo"), "{unknown}");
+    let config = load("[server]\ndefault_provider = \"nobody\"\n", &[]).expect("parses");
+    assert!(refusal(config.routes(&Environment::new())).contains("server.default_provider"));
+}
+
+#[test]
+fn mistakes_in_providers_and_models_are_named() {
+    for (text, expected) in [
+        ("[providers.p]\ndialect = \"smoke\"\n", "providers.p: dialect"),
+        ("[providers.p]\ndialect = \"openai-chat\"\n", "providers.p: base_url"),
+        ("[providers.p]\ndialect = \"openai-chat\"\nbase_url = \"ftp://x\"\n", "providers.p: base_url"),
+        (
+            "[providers.p]\ndialect = \"openai-chat\"\nbase_url = \"http://x\"\nkeys = [\"env:NONE\"]\n",
+            "NONE",
+        ),
+        ("[models.m]\ntargets = []\n", "models.m: targets"),
+        ("[models.m]\ntargets = [{provider = \"nobody\", model = \"x\"}]\n", "models.m: targets[0].provider"),
+        (
+            "[models.m]\ntargets = [{provider = \"demo\", model = \"x\"}]\nretry = {attempts = 0}\n",
+            "retry.attempts",
+        ),
+    ] {
+        let message = refusal(load(text, &[]).expect("parses").routes(&Environment::new()));
+        assert!(message.contains(expected), "{text}: {message}");
+    }
+}
+
+#[test]
+fn secrets_come_from_where_they_are_said_to_be() {
+    let secret = file("from-a-file\r\n");
+    let text = format!(
+        "[providers.p]\ndialect = \"openai-chat\"\nbase_url = \"http://x/v1\"\n\
+         keys = [\"plain\", \"env:P_KEY\", \"file:{}\"]\nheaders = {{ x-a = \"env:P_KEY\" }}\n",
+        secret.path().display()
+    );
+    let pairs = [("P_KEY", "from-the-environment")];
+    let config = load(&text, &pairs).expect("parses");
+    let routes = config.routes(&environment(&pairs)).expect("routes");
+    let endpoint = &routes.endpoints["p"];
+    assert_eq!(endpoint.keys, ["plain", "from-the-environment", "from-a-file"]);
+    assert_eq!(endpoint.headers, [("x-a".to_owned(), "from-the-environment".to_owned())]);
+    let gone =
+        "[providers.p]\ndialect = \"openai-chat\"\nbase_url = \"http://x/v1\"\nkeys = [\"file:/no/such\"]\n";
+    let message = refusal(load(gone, &[]).expect("parses").routes(&Environment::new()));
+    assert!(message.contains("providers.p") && message.contains("/no/such"), "{message}");
+}
+
+#[test]
+fn keys_become_principals() {
+    let digest: String = digest_of("hashed").iter().map(|byte| format!("{byte:02x}")).collect();
+    let text = format!(
+        "[[auth.keys]]\nkey = \"env:ALICE\"\nuser = \"alice\"\n\
+         [[auth.keys]]\nsha256 = \"{digest}\"\nuser = \"bob\"\ntenant = \"t\"\nrole = \"viewer\"\nsessions = [\"*\"]\n"
+    );
+    let variables = environment(&[("ALICE", "a-key")]);
+    let access = load(&text, &[]).expect("parses").access(false, &variables).expect("keys");
+    assert!(!access.open);
+    let alice = access.admit(Some("a-key")).expect("her key");
+    assert_eq!((alice.tenant.as_str(), alice.user.as_str(), alice.role), ("default", "alice", Role::Owner));
+    let bob = access.admit(Some("hashed")).expect("his key");
+    assert_eq!((bob.tenant.as_str(), bob.role, bob.sessions.len()), ("t", Role::Viewer, 1));
+    assert!(access.admit(None).is_err() && access.admit(Some(&digest)).is_err(), "a digest is no key");
+    for (keys, expected) in [
+        ("user = \"u\"\n", "key or sha256"),
+        ("user = \"u\"\nkey = \"k\"\nsha256 = \"00\"\n", "key or sha256"),
+        ("user = \"u\"\nsha256 = \"00\"\n", "sha256"),
+        ("user = \"u\"\nsha256 = \"zz\"\n", "sha256"),
+        ("user = \"u\"\nkey = \"env:NOBODY\"\n", "NOBODY"),
+    ] {
+        let config = load(&format!("[[auth.keys]]\n{keys}"), &[]).expect("parses");
+        let message = refusal(config.access(false, &variables));
+        assert!(message.contains("auth.keys[0]") && message.contains(expected), "{keys}: {message}");
+    }
+    let odd = format!("[[auth.keys]]\nuser = \"u\"\nsha256 = \"{digest}0\"\n");
+    assert!(load(&odd, &[]).expect("parses").access(false, &variables).is_err(), "65 digits are no digest");
+}
+
+#[test]
+fn open_access_stays_at_home() {
+    let access = |listen: &str, extra: &str, open: bool| {
+        let text = format!("[server]\nlisten = \"{listen}\"\n{extra}");
+        load(&text, &[]).expect("parses").access(open, &Environment::new())
+    };
+    for home in ["127.0.0.1:0", "127.3.2.1:80", "[::1]:8080"] {
+        assert!(access(home, "", false).expect("loopback").open, "{home}");
+    }
+    for away in ["0.0.0.0:80", "[::]:80", "192.168.1.5:80", "[::ffff:10.0.0.1]:80"] {
+        let message = refusal(access(away, "", false));
+        assert!(message.contains("server.listen") && message.contains("--open"), "{message}");
+        assert!(access(away, "", true).expect("--open").open);
+        assert!(access(away, "[auth]\nopen = true\n", false).expect("auth.open").open);
+        let keyed = access(away, "[[auth.keys]]\nkey = \"k\"\nuser = \"u\"\n", true).expect("keys");
+        assert!(!keyed.open, "with keys, access is not open, whatever was said");
+    }
+}
+
+#[test]
+fn limits_by_user_are_off_under_open_access_unless_set() {
+    let config = load("", &[]).expect("parses");
+    let (open, keyed) = (config.limits(true), config.limits(false));
+    assert_eq!((open.requests_per_minute, open.running_streams_per_user, open.viewers_per_user), (0, 0, 0));
+    assert_eq!(
+        (keyed.requests_per_minute, keyed.running_streams_per_user, keyed.viewers_per_user),
+        (120, 20, 1000)
+    );
+    let set = load("[limits]\nrequests_per_minute = 3\nviewers_per_user = 0\n", &[]).expect("parses");
+    assert_eq!((set.limits(true).requests_per_minute, set.limits(false).viewers_per_user), (3, 0));
+}

@@ -85,6 +85,10 @@ fn expected_verbatim(bytes: &[u8]) -> String {
             data.push_str(line.strip_prefix("data:").unwrap_or_default());
         }
     }
+    // A terminator at the very end counts without its blank line, which we add.
+    if data.trim() == "[DONE]" || rest.trim() == "data: [DONE]" {
+        out.push_str("data: [DONE]\n\n");
+    }
     out
 }
 

@@ -16,7 +16,9 @@ pub(crate) struct Block {
 
 /// Complete events of `bytes`; what is after the last blank line is dropped.
 pub(crate) fn blocks(bytes: &[u8]) -> Vec<Block> {
-    let text = std::str::from_utf8(bytes).expect("surfaces write UTF-8");
+    // What is behind the last line end may be half a character.
+    let end = bytes.iter().rposition(|byte| b"\r\n".contains(byte)).map_or(0, |at| at + 1);
+    let text = std::str::from_utf8(&bytes[..end]).expect("surfaces write UTF-8");
     let text = text.strip_prefix('\u{feff}').unwrap_or(text).replace("\r\n", "\n").replace('\r', "\n");
     let (mut found, mut open) = (Vec::new(), Vec::new());
     for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
@@ -78,14 +80,18 @@ impl Heard {
                 *self = Heard { resets, ..Heard::default() };
                 continue;
             }
-            match surface {
-                Surface::Native => self.native(&block),
-                Surface::Plain => self.plain(&block),
-                Surface::OpenAiChat => self.openai_chat(&block),
-            }
-            if block.id.is_some() {
-                self.id = block.id;
-            }
+            self.event(surface, &block);
+        }
+    }
+
+    pub(crate) fn event(&mut self, surface: Surface, block: &Block) {
+        match surface {
+            Surface::Native => self.native(block),
+            Surface::Plain => self.plain(block),
+            Surface::OpenAiChat => self.openai_chat(block),
+        }
+        if block.id.is_some() {
+            self.id = block.id.clone();
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! harness: a server on a free port and a scripted fake provider over real sockets; at the end nothing may be left.
 //! fixtures: recorded provider bytes and the logs they become. heard: what a client makes of a surface's bytes.
-//! seed: repeatable randomness.
+//! seed: repeatable randomness. watchers: viewers that lose their connection all the time.
 
 #![allow(unreachable_pub, reason = "one binary: pub means for the other modules")]
 #![allow(
@@ -16,6 +16,7 @@ mod harness;
 mod fixtures;
 mod heard;
 mod seed;
+mod watchers;
 
 mod api;
 mod architecture;
@@ -28,4 +29,5 @@ mod policies;
 mod resume;
 mod shutdown;
 mod store_contract;
+mod store_memory;
 mod surfaces;

@@ -148,7 +148,17 @@ impl Server {
         if let Some(running) = self.app.relay.running(log) {
             soon("the end of a stream", running.finished.cancelled()).await;
         }
-        self.json(&format!("/v1/streams/{id}")).await
+        // The log is closed; what reads it may be a moment behind.
+        let over = async {
+            loop {
+                let snapshot = self.json(&format!("/v1/streams/{id}")).await;
+                if snapshot["status"] != "running" {
+                    return snapshot;
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        soon("the end in a snapshot", over).await
     }
 
     pub async fn cancel(&self, id: &str) -> Value {
@@ -245,4 +255,22 @@ impl Answer {
         assert_eq!(error["request_id"], self.header("x-request-id"), "{}", self.text);
         error["code"].as_str().unwrap_or_default().to_owned()
     }
+}
+
+/// The smallest request.
+pub fn hi() -> Value {
+    serde_json::json!({"model": "fake-1", "input": "Hi"})
+}
+
+/// The smallest chat completions request for a stream.
+pub fn chat() -> Value {
+    serde_json::json!({"model": "fake-1", "messages": [{"role": "user", "content": "Hi"}], "stream": true})
+}
+
+/// A provider's section that names an address where nobody listens, with secrets in it.
+pub async fn nobody_config() -> String {
+    let address = provider::nobody().await;
+    format!(
+        "[providers.fake]\ndialect = \"openai-chat\"\nbase_url = \"http://us3r:pa55w0rd@{address}/v1\"\nkeys = [\"sk-s3cret\"]\n"
+    )
 }

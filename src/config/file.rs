@@ -1,0 +1,249 @@
+//! The configuration file, as written: every key and its default, and nothing of what it means.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::auth::Role;
+
+/// The file, as written. Every field's default is what config.example.toml shows.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub server: Server,
+    pub providers: BTreeMap<String, ProviderConfig>,
+    pub models: BTreeMap<String, ModelConfig>,
+    pub store: StoreConfig,
+    pub limits: LimitsConfig,
+    pub auth: AuthConfig,
+    pub rooms: RoomsConfig,
+    pub fanout: FanoutConfig,
+    pub prompts: PromptsConfig,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Server {
+    pub listen: SocketAddr,
+    pub drain_s: u64,
+    pub head_wait_ms: u64,
+    pub keepalive_ms: u64,
+    pub allowed_origins: Vec<String>,
+    pub trusted_proxies: Vec<std::net::IpAddr>,
+    pub replay_window_s: u64,
+    /// Where bare model names go; empty: the first provider by name whose key is set, else `demo`.
+    pub default_provider: String,
+}
+
+impl Default for Server {
+    fn default() -> Server {
+        Server {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            drain_s: 30,
+            head_wait_ms: 10_000,
+            keepalive_ms: 15_000,
+            allowed_origins: Vec::new(),
+            trusted_proxies: Vec::new(),
+            replay_window_s: 3600,
+            default_provider: String::new(),
+        }
+    }
+}
+
+/// A secret or where to find it: never printed.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(pub(super) String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProviderConfig {
+    pub dialect: String,
+    #[serde(default)]
+    pub base_url: String,
+    #[serde(default)]
+    pub keys: Vec<Secret>,
+    #[serde(default)]
+    pub headers: BTreeMap<String, Secret>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    pub targets: Vec<TargetConfig>,
+    #[serde(default)]
+    pub timeouts: TimeoutsConfig,
+    #[serde(default)]
+    pub retry: RetryConfig,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TargetConfig {
+    pub provider: String,
+    pub model: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TimeoutsConfig {
+    pub connect_ms: u64,
+    pub first_token_ms: u64,
+    pub between_tokens_ms: u64,
+    pub total_ms: u64,
+}
+
+impl Default for TimeoutsConfig {
+    fn default() -> TimeoutsConfig {
+        TimeoutsConfig { connect_ms: 5_000, first_token_ms: 120_000, between_tokens_ms: 60_000, total_ms: 0 }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RetryConfig {
+    pub attempts: u32,
+    pub base_ms: u64,
+    pub max_ms: u64,
+}
+
+impl Default for RetryConfig {
+    fn default() -> RetryConfig {
+        RetryConfig { attempts: 3, base_ms: 250, max_ms: 8_000 }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreConfig {
+    pub engine: Engine,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    Memory,
+}
+
+impl Default for StoreConfig {
+    fn default() -> StoreConfig {
+        StoreConfig { engine: Engine::Memory }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsConfig {
+    /// Absent: 120 with credentials, off with open access. So are the next two, with 20 and 1,000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests_per_minute: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub running_streams_per_user: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub viewers_per_user: Option<u64>,
+    pub viewers_per_stream: u64,
+    pub viewers_per_session: u64,
+    pub request_bytes: usize,
+    pub event_bytes: usize,
+    pub stream_bytes: u64,
+    pub user_bytes: u64,
+    pub total_bytes: u64,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> LimitsConfig {
+        LimitsConfig {
+            requests_per_minute: None,
+            running_streams_per_user: None,
+            viewers_per_user: None,
+            viewers_per_stream: 10_000,
+            viewers_per_session: 10_000,
+            request_bytes: 16 * 1024 * 1024,
+            event_bytes: 4 * 1024 * 1024,
+            stream_bytes: 32 * 1024 * 1024,
+            user_bytes: 128 * 1024 * 1024,
+            total_bytes: 512 * 1024 * 1024,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuthConfig {
+    /// Let everyone in even where others than this machine can connect.
+    pub open: bool,
+    pub keys: Vec<KeyConfig>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyConfig {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Secret>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    pub user: String,
+    #[serde(default = "default_tenant")]
+    pub tenant: String,
+    #[serde(default = "default_role")]
+    pub role: Role,
+    #[serde(default)]
+    pub sessions: Vec<String>,
+}
+
+fn default_tenant() -> String {
+    "default".into()
+}
+
+fn default_role() -> Role {
+    Role::Owner
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RoomsConfig {
+    pub message_bytes: usize,
+    pub ping_ms: u64,
+    pub pong_ms: u64,
+    pub history_bytes: usize,
+    pub empty_ttl_s: u64,
+}
+
+impl Default for RoomsConfig {
+    fn default() -> RoomsConfig {
+        RoomsConfig {
+            message_bytes: 64 * 1024,
+            ping_ms: 25_000,
+            pong_ms: 8_000,
+            history_bytes: 1024 * 1024,
+            empty_ttl_s: 3600,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FanoutConfig {
+    pub tick_ms: u64,
+}
+
+impl Default for FanoutConfig {
+    fn default() -> FanoutConfig {
+        FanoutConfig { tick_ms: 40 }
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PromptsConfig {
+    /// A directory of `*.prompt` files that add to the shipped ones or override them; empty: none.
+    pub path: PathBuf,
+}

@@ -1,0 +1,13 @@
+//! The native API and the compatible routes, as a client sees them.
+
+mod chat_stream;
+mod errors;
+mod keys;
+mod openai;
+mod operations;
+mod poll;
+mod positions;
+mod prompts;
+mod sessions;
+mod socket;
+mod streams;

@@ -1,0 +1,222 @@
+//! Sessions: a list, a snapshot, and the mirror over SSE.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Answer, Event, FakeProvider, Gate, Script, Server, Sse};
+
+fn ask(session: &str) -> Value {
+    json!({"model": "fake-1", "input": "Hi", "session": session})
+}
+
+/// The text of each stream that a mirror showed.
+fn texts(events: &[Event]) -> BTreeMap<String, String> {
+    let mut texts = BTreeMap::<String, String>::new();
+    for event in events.iter().filter(|event| event.event == "token") {
+        let data = event.json();
+        let stream = data["stream"].as_str().unwrap().to_owned();
+        texts.entry(stream).or_default().push_str(data["text"].as_str().unwrap());
+    }
+    texts
+}
+
+/// Reads until that many streams have ended.
+async fn until_done(mirror: &mut Sse, endings: usize) -> Vec<Event> {
+    let mut events = Vec::new();
+    for _ in 0..endings {
+        events.extend(mirror.until("done").await);
+    }
+    events
+}
+
+#[tokio::test]
+async fn a_session_lists_its_streams_in_order() {
+    let provider = FakeProvider::new([Script::answer(&["one"]), Script::stream().token("two").stall()]).await;
+    let server = Server::before(&provider, "").await;
+    let first = server.start(&ask("room-1")).await;
+    server.ended(&first).await;
+    let second = server.start(&ask("room-1")).await;
+    let session = server.json("/v1/sessions/room-1").await;
+    assert_eq!(
+        (&session["session"], &session["owner"], &session["role"]),
+        (&json!("room-1"), &json!("local"), &json!("owner"))
+    );
+    assert_eq!(
+        session["streams"],
+        json!([{"n": 1, "stream": first, "running": false}, {"n": 2, "stream": second, "running": true}])
+    );
+    assert_eq!(session["streams_running"], 1);
+    assert_eq!(session["links"]["events"], "/v1/sessions/room-1/events");
+    let list = server.json("/v1/sessions").await;
+    assert_eq!(list["sessions"][0]["session"], "room-1");
+    server.cancel(&second).await;
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn the_mirror_shows_every_stream_to_early_and_late_viewers_alike() {
+    let gate = Gate::default();
+    let script = |word: &str| Script::stream().token(word).wait(&gate).token("!").finish();
+    let provider = FakeProvider::new([script("one"), script("two")]).await;
+    let server = Server::before(&provider, "").await;
+    let mut early = server.sse("/v1/sessions/room-1/events").await;
+    let first = server.start(&ask("room-1")).await;
+    early.until("token").await;
+    let second = server.start(&ask("room-1")).await;
+    let before = early.until("token").await;
+    let mut late = server.sse("/v1/sessions/room-1/events").await;
+    let mut shown = late.until("token").await;
+    shown.extend(late.until("token").await);
+    assert_eq!(
+        texts(&shown),
+        BTreeMap::from([(first.clone(), "one".into()), (second.clone(), "two".into())])
+    );
+    gate.open();
+    gate.open();
+    let mut early_events = before;
+    early_events.extend(until_done(&mut early, 2).await);
+    shown.extend(until_done(&mut late, 2).await);
+    assert_eq!(
+        texts(&shown),
+        BTreeMap::from([(first.clone(), "one!".into()), (second.clone(), "two!".into())])
+    );
+    assert!(shown.iter().all(|event| event.json()["stream"].is_string()));
+    let starts: Vec<_> = shown
+        .iter()
+        .filter(|event| event.event == "start")
+        .map(|event| event.json()["stream"].clone())
+        .collect();
+    assert_eq!(starts, [json!(first), json!(second)]);
+    drop((early, late));
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn every_id_of_the_mirror_resumes_all_its_streams() {
+    let gate = Gate::default();
+    let script = |words: [&str; 2]| Script::stream().token(words[0]).wait(&gate).token(words[1]).finish();
+    let provider = FakeProvider::new([script(["a", "b"]), script(["c", "d"])]).await;
+    let server = Server::before(&provider, "").await;
+    let path = "/v1/sessions/room-1/events";
+    let mut viewer = server.sse(path).await;
+    let first = server.start(&ask("room-1")).await;
+    let mut all = viewer.until("token").await;
+    let second = server.start(&ask("room-1")).await;
+    all.extend(viewer.until("token").await);
+    gate.open();
+    gate.open();
+    all.extend(until_done(&mut viewer, 2).await);
+    drop(viewer);
+    let expected = BTreeMap::from([(first.clone(), "ab".to_owned()), (second.clone(), "cd".to_owned())]);
+    assert_eq!(texts(&all), expected);
+    for cut in 0..all.len() {
+        let (mut events, id) = (all[..=cut].to_vec(), all[cut].id());
+        let missing = all[cut + 1..].iter().filter(|event| event.event == "done").count();
+        let mut again = server.sse_of(server.get(path).header("last-event-id", id)).await;
+        events.extend(until_done(&mut again, missing).await);
+        assert_eq!(texts(&events), expected, "cut after {id}");
+        let mut seen = std::collections::HashSet::new();
+        let key = |event: &Event| (event.event.clone(), event.data.clone());
+        assert!(
+            events.iter().filter(|event| event.event != "token").all(|event| seen.insert(key(event))),
+            "cut after {id}"
+        );
+    }
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn a_returning_viewer_gets_what_it_missed_while_streams_still_run() {
+    let gate = Gate::default();
+    let script = Script::stream().token("a").wait(&gate).token("b").wait(&gate).token("c").stall();
+    let provider = FakeProvider::new([script]).await;
+    let server = Server::before(&provider, "").await;
+    let id = server.start(&ask("room-1")).await;
+    let mut viewer = server.sse("/v1/sessions/room-1/events").await;
+    let last = viewer.until("token").await.pop().unwrap();
+    let composite = last.id().to_owned();
+    assert!(composite.contains("~1.0.2"), "{composite}");
+    drop(viewer);
+    gate.open();
+    let mut direct = server.sse(&format!("/v1/streams/{id}/events")).await;
+    direct.until("token").await;
+    direct.expect("token").await;
+    let mut again = server.sse_of(server.get(&format!("/v1/sessions/room-1/events?after={composite}"))).await;
+    assert_eq!(again.expect("token").await.json()["text"], "b");
+    gate.open();
+    assert_eq!(again.expect("token").await.json()["text"], "c");
+    server.cancel(&id).await;
+    again.expect("done").await;
+    drop((again, direct));
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn bad_positions_of_a_mirror_are_named() {
+    let provider = FakeProvider::new([Script::answer(&["one"]), Script::answer(&["two"])]).await;
+    let server = Server::before(&provider, "").await;
+    let first = server.start(&ask("room-1")).await;
+    server.ended(&first).await;
+    let second = server.start(&ask("room-1")).await;
+    server.ended(&second).await;
+    let room = server.json("/v1/sessions/room-1").await["room"].as_str().unwrap().to_owned();
+    let other = server.start(&ask("room-2")).await;
+    server.ended(&other).await;
+    let foreign = server.json("/v1/sessions/room-2").await["position"].as_str().unwrap().to_owned();
+    let path = "/v1/sessions/room-1/events";
+    for (position, reset) in [
+        ("nonsense".to_owned(), json!({"reason": "unknown"})),
+        (format!("{room}-0000-0000000001~x"), json!({"reason": "unknown"})),
+        (foreign, json!({"reason": "foreign"})),
+        (format!("{room}-0000-0000000099"), json!({"reason": "ahead"})),
+        (format!("{room}-0000-0000000001~1.0.99"), json!({"reason": "ahead", "stream": first})),
+    ] {
+        let mut viewer = server.sse_of(server.get(&format!("{path}?after={position}"))).await;
+        let word = viewer.expect("reset").await;
+        assert_eq!((word.json(), word.id), (reset, None), "{position}");
+        let events = until_done(&mut viewer, 2).await;
+        assert_eq!(texts(&events).len(), 2, "{position}");
+    }
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn a_position_in_a_stream_that_is_forgotten_is_expired() {
+    let provider = FakeProvider::new([Script::answer(&["one"]), Script::answer(&["two"])]).await;
+    let server = Server::before(&provider, "").await;
+    let first = server.start(&ask("room-1")).await;
+    let mut viewer = server.sse("/v1/sessions/room-1/events").await;
+    let position = viewer.until("token").await.pop().unwrap().id().to_owned();
+    viewer.until("done").await;
+    drop(viewer);
+    let second = server.start(&ask("room-1")).await;
+    server.ended(&second).await;
+    assert_eq!(server.send(server.delete(&format!("/v1/streams/{first}"))).await.status(), 204);
+    for _ in 0..2 {
+        let mut again =
+            server.sse_of(server.get(&format!("/v1/sessions/room-1/events?after={position}"))).await;
+        assert_eq!(again.expect("reset").await.json()["reason"], "expired");
+        assert_eq!(texts(&again.until("done").await), BTreeMap::from([(second.clone(), "two".into())]));
+        // Housekeeping forgets its number, which changes nothing.
+        server.app.sweep().await;
+    }
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn a_forgotten_session_is_not_found_and_its_viewers_end() {
+    let provider = FakeProvider::new([Script::stream().token("one").stall()]).await;
+    let server = Server::before(&provider, "").await;
+    let id = server.start(&ask("room-1")).await;
+    let mut viewer = server.sse("/v1/sessions/room-1/events").await;
+    viewer.until("token").await;
+    assert_eq!(server.send(server.delete("/v1/sessions/room-1")).await.status(), 204);
+    viewer.rest().await;
+    provider.abandoned(0).await;
+    for path in ["/v1/sessions/room-1".to_owned(), format!("/v1/streams/{id}")] {
+        let answer = Answer::of(server.send(server.get(&path)).await).await;
+        assert_eq!(answer.status, 404, "{path}");
+    }
+    server.finish().await;
+}
