@@ -104,7 +104,7 @@ def fanout(results):
             cost[name] = figures(rows, "window", "server_us_per_unit")
             cells = [
                 cost[name].text(),
-                Figure([row["delivered"] / row["frames"] for row in rows]).text(digits=1),
+                Figure([row["delivered"] / row["frames"] for row in rows if row["frames"]]).text(digits=1),
                 Figure([row["lag"]["p50_us"] / 1000 for row in rows]).text(digits=1),
                 Figure([row["lag"]["p99_us"] / 1000 for row in rows]).text(digits=1),
                 figures(rows, "ratio").text(digits=4),
