@@ -1,7 +1,7 @@
 //! The integration tests, one binary.
 //!
 //! harness: a server on a free port and a scripted fake provider over real sockets; at the end nothing may be left.
-//! fixtures: recorded provider bytes and the logs they become. heard: what a client makes of a surface's bytes.
+//! binary: the real program as a process. fixtures: recorded provider bytes and the logs they become. heard: what a client makes of a surface's bytes.
 //! seed: repeatable randomness. watchers: viewers that lose their connection all the time.
 
 #![allow(unreachable_pub, reason = "one binary: pub means for the other modules")]
@@ -13,6 +13,7 @@
 
 mod harness;
 
+mod binary;
 mod fixtures;
 mod heard;
 mod seed;
@@ -21,6 +22,7 @@ mod watchers;
 mod api;
 mod architecture;
 mod breaks;
+mod commands;
 mod config;
 mod golden;
 mod limits;

@@ -1,11 +1,10 @@
 //! Leaving gracefully: the drain in this process, then the real binary and its signals.
 
-use std::io::{BufRead, BufReader, Read};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::binary::{Binary, command};
 use crate::harness::socket::{Received, Socket};
 use crate::harness::sse::{BodyEnd, text_of};
 use crate::harness::{Answer, FakeProvider, Gate, PATIENCE, Script, Server, chat, eventually, hi, soon};
@@ -132,22 +131,6 @@ async fn a_reconnect_to_a_closing_server_gets_a_notice_and_a_close() {
     server.finish().await;
 }
 
-/// The binary, killed if the test panics.
-struct Binary(std::process::Child);
-
-impl Drop for Binary {
-    fn drop(&mut self) {
-        let _ended_already = self.0.kill();
-        let _reaped = self.0.wait();
-    }
-}
-
-fn command(directory: &tempfile::TempDir) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_relaystream"));
-    command.env_clear().current_dir(directory.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
 /// Runs it with a configuration that it must refuse; what it says.
 fn refused(config: &str, arguments: &[&str]) -> String {
     let directory = tempfile::tempdir().unwrap();
@@ -191,32 +174,8 @@ async fn others_than_this_machine_need_credentials() {
 #[tokio::test]
 async fn sigterm_ends_the_process_gracefully() {
     let directory = tempfile::tempdir().unwrap();
-    let mut command = command(&directory);
-    command.args(["--listen", "127.0.0.1:0"]).env("RELAYSTREAM_SERVER__DRAIN_S", "1");
-    let mut binary = Binary(command.spawn().unwrap());
-    // It says where it listens, on whichever of the two it logs to.
-    let (sender, mut lines) = tokio::sync::mpsc::unbounded_channel();
-    let outputs: [Box<dyn Read + Send>; 2] =
-        [Box::new(binary.0.stdout.take().unwrap()), Box::new(binary.0.stderr.take().unwrap())];
-    for output in outputs {
-        let sender = sender.clone();
-        std::thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                let _test_over = sender.send(line);
-            }
-        });
-    }
-    let address = soon("the address", async {
-        loop {
-            let line = lines.recv().await.unwrap();
-            let at = line.split_once("127.0.0.1:").map(|(_, rest)| rest);
-            let port: Option<String> = at.map(|rest| rest.chars().take_while(char::is_ascii_digit).collect());
-            if let Some(port) = port.filter(|port| !port.is_empty()) {
-                return format!("127.0.0.1:{port}");
-            }
-        }
-    })
-    .await;
+    let binary = Binary::serving(&directory, &[], &[("RELAYSTREAM_SERVER__DRAIN_S", "1")]).await;
+    let address = &binary.address;
     let client = reqwest::Client::new();
     let body = json!({"model": "demo-slow", "input": "Hi"}).to_string();
     let started = client.post(format!("http://{address}/v1/streams")).body(body).send().await.unwrap();
@@ -224,11 +183,8 @@ async fn sigterm_ends_the_process_gracefully() {
     let events = client.get(format!("http://{address}/v1/streams/{id}/events")).send().await.unwrap();
     let mut viewer = crate::harness::Sse::new(events);
     viewer.until("token").await;
-    let killed = Command::new("kill").args(["-TERM", &binary.0.id().to_string()]).status().unwrap();
-    assert!(killed.success());
+    binary.signal("TERM");
     let done = viewer.until("done").await.pop().unwrap().json();
     assert_eq!(done["status"], "interrupted");
-    let status =
-        soon("the exit", tokio::task::spawn_blocking(move || binary.0.wait().unwrap())).await.unwrap();
-    assert_eq!(status.code(), Some(0));
+    assert_eq!(binary.exit().await.code(), Some(0));
 }

@@ -1,0 +1,97 @@
+//! The command line: `check`, `tail`, and what `serve` reloads while it runs.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::binary::{Binary, command};
+use crate::harness::soon;
+
+const PROMPT: &str = "---\ndescription: first\ninput:\n  schema:\n    a: string\n---\nSay {{a}}.\n";
+
+async fn get(binary: &Binary, path: &str) -> Value {
+    let answer = reqwest::get(format!("http://{}{path}", binary.address)).await.unwrap();
+    serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap()
+}
+
+async fn description(binary: &Binary, name: &str) -> Value {
+    get(binary, &format!("/v1/prompts/{name}")).await["description"].clone()
+}
+
+async fn until(binary: &Binary, name: &str, expected: &str) {
+    soon("the reload", async {
+        while description(binary, name).await != expected {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn prompts_and_settings_are_reloaded_and_mistakes_keep_the_last_good_ones() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+    std::fs::create_dir(directory.path().join("prompts")).unwrap();
+    write("prompts/own.prompt", PROMPT);
+    let config = "[prompts]\npath = \"prompts\"\n";
+    write("c.toml", config);
+    let binary = Binary::serving(&directory, &["--config", "c.toml"], &[]).await;
+    assert_eq!(description(&binary, "own").await, "first");
+    write("prompts/own.prompt", &PROMPT.replace("first", "second"));
+    until(&binary, "own", "second").await;
+    // A mistake in one of two new files: neither is taken, and the next good state is.
+    write("prompts/own.prompt", "---\ninput: [\n---\n");
+    write("prompts/more.prompt", &PROMPT.replace("first", "third"));
+    binary.signal("HUP");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(description(&binary, "own").await, "second");
+    assert_eq!(description(&binary, "more").await, Value::Null);
+    write("prompts/own.prompt", PROMPT);
+    until(&binary, "more", "third").await;
+    // Models too, from the configuration file.
+    write(
+        "c.toml",
+        &format!("{config}[models.mine]\ntargets = [{{ provider = \"demo\", model = \"demo-fast\" }}]\n"),
+    );
+    soon("the alias", async {
+        while !get(&binary, "/v1/models").await.to_string().contains("\"mine\"") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    binary.signal("TERM");
+    assert_eq!(binary.exit().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn check_says_what_would_be_served_or_what_is_wrong() {
+    let directory = tempfile::tempdir().unwrap();
+    let fine = command(&directory).arg("check").output().unwrap();
+    let said = String::from_utf8(fine.stdout).unwrap();
+    assert!(fine.status.success() && said.contains("demo/demo") && said.contains("summarize"), "{said}");
+    std::fs::write(directory.path().join("broken.prompt"), "---\nmodel: [\n---\nx").unwrap();
+    std::fs::write(directory.path().join("c.toml"), "[prompts]\npath = \".\"").unwrap();
+    let wrong = command(&directory).args(["check", "--config", "c.toml"]).output().unwrap();
+    let said = String::from_utf8(wrong.stderr).unwrap();
+    assert_eq!(wrong.status.code(), Some(2), "{said}");
+    assert!(said.contains("broken.prompt:"), "file and line: {said}");
+}
+
+#[tokio::test]
+async fn tail_prints_a_stream_to_its_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let binary = Binary::serving(&directory, &[], &[]).await;
+    let server = format!("http://{}", binary.address);
+    let body = json!({"model": "demo", "input": "Hi"}).to_string();
+    let started =
+        reqwest::Client::new().post(format!("{server}/v1/streams")).body(body).send().await.unwrap();
+    let id = started.headers()["x-stream-id"].to_str().unwrap().to_owned();
+    let mut tail = command(&directory);
+    tail.args(["tail", &id, "--server", &server]);
+    let output = soon("its end", tokio::task::spawn_blocking(move || tail.output().unwrap())).await.unwrap();
+    let text = get(&binary, &format!("/v1/streams/{id}")).await["text"].as_str().unwrap().to_owned();
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8(output.stdout).unwrap().trim_end(), text.trim_end());
+    binary.signal("TERM");
+    assert_eq!(binary.exit().await.code(), Some(0));
+}
