@@ -251,6 +251,10 @@ async fn whoever_comes_back_misses_nothing() {
     let provider = FakeProvider::new(scripts).await;
     let server = Arc::new(Server::before(&provider, "[fanout]\ntick_ms = 20\n").await);
     let (mut viewers, mut ids) = (JoinSet::new(), Vec::new());
+    // The first viewer makes the session: whoever came with a position before that would rightly get 404.
+    let first =
+        get(server.address, "/v1/sessions/sim/events", None, most_bytes(&mut random), most_time(&mut random));
+    assert_eq!(first.await.status, 200);
     spawn_members(&mut viewers, &mut random, &server);
     for n in 0..STREAMS {
         ids.push(server.start(&json!({"model": "fake/m", "input": "go", "session": "sim"})).await);
