@@ -41,6 +41,9 @@ pub struct Start {
     pub provider: String,
     /// Seconds since the Unix epoch.
     pub created_at: u64,
+    /// The answer's id in its client's own terms, where the client chose it: an AI SDK message that is gone on with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
 }
 
 /// A piece of a tool call. `arguments` is a fragment of JSON text; `index` says which call it belongs to.
@@ -53,6 +56,20 @@ pub struct Tool {
     pub name: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arguments: Option<String>,
+    /// What the provider wants to see again with this call (Gemini's `thoughtSignature`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
+}
+
+/// Proof of a block of reasoning, which the provider wants to see again: it closes the block.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Signature {
+    /// Always empty: a signature is printed as a piece of reasoning.
+    pub text: String,
+    pub signature: String,
+    /// The block has no text at all: the provider keeps it to itself (Anthropic's `redacted_thinking`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub redacted: bool,
 }
 
 /// Tokens, as the provider counted them. The last one seen wins; they are never added up.
@@ -125,6 +142,9 @@ pub enum Event {
     Usage(Usage),
     Notice(Notice),
     Done(Done),
+    /// The model declines, in words.
+    Refusal(String),
+    Signature(Signature),
 }
 
 /// The type of an event, one byte in the log. Values are stored: never reuse one.
@@ -138,6 +158,8 @@ pub enum Kind {
     Usage = 5,
     Notice = 6,
     Done = 7,
+    Refusal = 8,
+    Signature = 9,
 }
 
 impl Kind {
@@ -150,6 +172,8 @@ impl Kind {
             5 => Kind::Usage,
             6 => Kind::Notice,
             7 => Kind::Done,
+            8 => Kind::Refusal,
+            9 => Kind::Signature,
             _ => return None,
         })
     }
@@ -158,8 +182,8 @@ impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Kind::Start => "start",
-            Kind::Token => "token",
-            Kind::Reasoning => "reasoning",
+            Kind::Token | Kind::Refusal => "token",
+            Kind::Reasoning | Kind::Signature => "reasoning",
             Kind::Tool => "tool",
             Kind::Usage => "usage",
             Kind::Notice => "notice",
@@ -174,6 +198,13 @@ struct Text<T> {
     text: T,
 }
 
+/// A refusal is printed as a token that says so.
+#[derive(Serialize, Deserialize)]
+struct Declined<T> {
+    text: T,
+    refusal: bool,
+}
+
 impl Event {
     pub fn kind(&self) -> Kind {
         match self {
@@ -184,6 +215,8 @@ impl Event {
             Event::Usage(_) => Kind::Usage,
             Event::Notice(_) => Kind::Notice,
             Event::Done(_) => Kind::Done,
+            Event::Refusal(_) => Kind::Refusal,
+            Event::Signature(_) => Kind::Signature,
         }
     }
 
@@ -196,6 +229,8 @@ impl Event {
             Event::Usage(usage) => json(usage),
             Event::Notice(notice) => json(notice),
             Event::Done(done) => json(done),
+            Event::Refusal(text) => json(&Declined { text, refusal: true }),
+            Event::Signature(signature) => json(signature),
         }
     }
 
@@ -209,6 +244,8 @@ impl Event {
             Kind::Usage => Event::Usage(serde_json::from_slice(data)?),
             Kind::Notice => Event::Notice(serde_json::from_slice(data)?),
             Kind::Done => Event::Done(serde_json::from_slice(data)?),
+            Kind::Refusal => Event::Refusal(serde_json::from_slice::<Declined<String>>(data)?.text),
+            Kind::Signature => Event::Signature(serde_json::from_slice(data)?),
         })
     }
 }
@@ -226,7 +263,14 @@ mod tests {
         let events = [
             Event::Token("a\nb \u{1F980} \"q\" \r".into()),
             Event::Reasoning(String::new()),
-            Event::Tool(Tool { index: 1, id: Some("c".into()), name: None, arguments: Some("{\"".into()) }),
+            Event::Tool(Tool {
+                index: 1,
+                id: Some("c".into()),
+                arguments: Some("{\"".into()),
+                ..Tool::default()
+            }),
+            Event::Refusal("I'm sorry".into()),
+            Event::Signature(Signature { signature: "c2ln".into(), ..Signature::default() }),
             Event::Usage(Usage { input_tokens: 1, output_tokens: 2, ..Usage::default() }),
             Event::Done(Done::failed("too_large", "x")),
             Event::Done(Done::cancelled("policy")),

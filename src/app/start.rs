@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{App, Phase};
 use crate::auth::{Principal, Role, digest_of};
-use crate::chat::Request;
+use crate::chat::{Invalid, Request};
 use crate::hub::Session;
 use crate::log::LogId;
 use crate::relay::route::UnknownModel;
@@ -22,6 +22,8 @@ pub struct Wish {
     pub on_disconnect: OnDisconnect,
     pub metadata: serde_json::Map<String, serde_json::Value>,
     pub idempotency_key: Option<String>,
+    /// The answer's id, if its client's dialect lets the client choose it.
+    pub message: Option<String>,
 }
 
 impl Wish {
@@ -45,6 +47,8 @@ pub struct Started {
 pub enum StartError {
     #[error(transparent)]
     UnknownModel(#[from] UnknownModel),
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
     #[error("the server is going away; try again in a moment")]
     Draining,
     #[error("you have {limit} streams running already")]
@@ -91,7 +95,11 @@ impl App {
         if principal.role < Role::Member {
             return Err(StartError::NotAllowed);
         }
-        let route = self.settings.load().routes.resolve(&wish.request.model)?;
+        let dialect = wish.request.original.as_ref().map(|original| original.dialect);
+        let route = self.settings.load().routes.resolve(&wish.request.model, dialect)?;
+        if let Some(target) = route.targets.first() {
+            target.endpoint.dialect.ask(&wish.request, &target.model)?;
+        }
         let session = self.session(principal, wish.session.as_deref()).await?;
         let permit = self.running_permits.take(&principal.allowance);
         let permit =
@@ -103,7 +111,13 @@ impl App {
             model: wish.request.model.clone(),
             metadata: wish.metadata,
         };
-        let spec = Spec { request: wish.request, route, on_disconnect: wish.on_disconnect, facts };
+        let spec = Spec {
+            request: wish.request,
+            route,
+            on_disconnect: wish.on_disconnect,
+            facts,
+            message: wish.message,
+        };
         let created = self.relay.create(spec).await?;
         let (id, running) = (created.id, created.running.clone());
         match self.register(key.as_deref(), &print, session.as_ref(), &running).await {

@@ -85,19 +85,28 @@ impl Config {
             endpoints.insert(name.clone(), endpoint);
         }
         let from_environment = |key: &str| environment.get(key).filter(|value| !value.is_empty());
-        if let Some(key) = from_environment("OPENAI_API_KEY")
-            && !endpoints.contains_key("openai")
-        {
-            let base =
-                from_environment("OPENAI_BASE_URL").map_or("https://api.openai.com/v1", String::as_str);
+        for known in WELL_KNOWN.iter().filter(|known| !self.providers.contains_key(known.name)) {
+            let base = known.base.iter().find_map(|name| Some((*name, from_environment(name)?)));
+            let key = known.keys.iter().find_map(|name| from_environment(name));
+            // A provider without keys is there once its address is.
+            if if known.keys.is_empty() { base.is_none() } else { key.is_none() } {
+                continue;
+            }
+            let base_url = match base {
+                Some((name, text)) if known.dialect == Provider::Ollama => {
+                    base_url(&with_scheme(text)).context(name)?
+                }
+                Some((name, text)) => base_url(text).context(name)?,
+                None => default_base(known.dialect).to_owned(),
+            };
             let endpoint = Endpoint {
-                name: "openai".into(),
-                dialect: Provider::OpenAiChat,
-                base_url: base_url(base).context("OPENAI_BASE_URL")?,
-                keys: vec![key.clone()],
+                name: known.name.into(),
+                dialect: known.dialect,
+                base_url,
+                keys: key.into_iter().cloned().collect(),
                 headers: Vec::new(),
             };
-            endpoints.insert("openai".into(), endpoint);
+            endpoints.insert(known.name.into(), endpoint);
         }
         let keyed = endpoints.values().find(|endpoint| endpoint.dialect != Provider::Demo);
         let default = match (self.server.default_provider.as_str(), keyed) {
@@ -210,7 +219,10 @@ fn endpoint(name: &str, config: &ProviderConfig, environment: &Environment) -> R
     };
     let base_url = match dialect {
         Provider::Demo => String::new(),
-        Provider::OpenAiChat => base_url(&config.base_url).context("base_url")?,
+        dialect if config.base_url.is_empty() && dialect != Provider::OpenAiChat => {
+            default_base(dialect).to_owned()
+        }
+        _ => base_url(&config.base_url).context("base_url")?,
     };
     let keys =
         config.keys.iter().map(|key| secret(key, environment)).collect::<Result<_>>().context("keys")?;
@@ -238,6 +250,62 @@ fn alias(config: &ModelConfig, endpoints: &BTreeMap<String, Endpoint>) -> Result
     let targets =
         config.targets.iter().map(|target| (target.provider.clone(), target.model.clone())).collect();
     Ok(Alias { targets, timeouts: config.timeouts.into(), retry: config.retry.into() })
+}
+
+/// A provider that the environment alone can name.
+struct WellKnown {
+    name: &'static str,
+    dialect: Provider,
+    /// Variables that may hold its key; none: it takes no key.
+    keys: &'static [&'static str],
+    /// Variables that may hold its address.
+    base: &'static [&'static str],
+}
+
+/// The variables are those of the providers' own SDKs.
+const WELL_KNOWN: [WellKnown; 5] = [
+    WellKnown {
+        name: "openai",
+        dialect: Provider::OpenAiChat,
+        keys: &["OPENAI_API_KEY"],
+        base: &["OPENAI_BASE_URL"],
+    },
+    // The same provider in its other dialect, for clients of that one.
+    WellKnown {
+        name: "openai-responses",
+        dialect: Provider::OpenAiResponses,
+        keys: &["OPENAI_API_KEY"],
+        base: &["OPENAI_BASE_URL"],
+    },
+    WellKnown {
+        name: "anthropic",
+        dialect: Provider::Anthropic,
+        keys: &["ANTHROPIC_API_KEY"],
+        base: &["ANTHROPIC_BASE_URL"],
+    },
+    WellKnown {
+        name: "gemini",
+        dialect: Provider::Gemini,
+        keys: &["GEMINI_API_KEY", "GOOGLE_API_KEY"],
+        base: &["GEMINI_BASE_URL", "GOOGLE_GEMINI_BASE_URL"],
+    },
+    WellKnown { name: "ollama", dialect: Provider::Ollama, keys: &[], base: &["OLLAMA_HOST"] },
+];
+
+/// Where a dialect's own provider is.
+fn default_base(dialect: Provider) -> &'static str {
+    match dialect {
+        Provider::OpenAiChat | Provider::OpenAiResponses => "https://api.openai.com/v1",
+        Provider::Anthropic => "https://api.anthropic.com",
+        Provider::Gemini => "https://generativelanguage.googleapis.com",
+        Provider::Ollama => "http://127.0.0.1:11434",
+        Provider::Demo => "",
+    }
+}
+
+/// Ollama's own variable may be just a host and a port.
+fn with_scheme(text: &str) -> String {
+    if text.contains("://") { text.to_owned() } else { format!("http://{text}") }
 }
 
 fn base_url(text: &str) -> Result<String> {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{FromRequest, Request, State};
 use axum::http::header::CONTENT_TYPE;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
@@ -19,7 +20,8 @@ use super::sse::{Events, stream_headers};
 use super::streams::IDEMPOTENT_REPLAYED;
 use super::{view, wish};
 use crate::app::App;
-use crate::app::start::Started;
+use crate::app::start::{Started, Wish};
+use crate::auth::Principal;
 use crate::chat;
 use crate::event::{Kind, Status};
 use crate::log::transcript::Transcript;
@@ -27,31 +29,23 @@ use crate::log::{Position, Record};
 use crate::relay::viewer::Viewer;
 use crate::surface::{Format, Surface, openai_chat};
 
-/// `POST /v1/chat/completions`, streaming and not.
-pub async fn chat_completions(
-    State(app): State<Arc<App>>,
-    Caller(principal): Caller,
-    request: Request,
+/// Starts what was read from a dialect's request and answers in that dialect: a stream, or the whole.
+pub async fn answer(
+    app: &Arc<App>,
+    principal: &Arc<Principal>,
+    parts: &Parts,
+    wish: Wish,
+    format: Format,
 ) -> Result<Response, ApiError> {
-    let (parts, body) = request.into_parts();
-    let JsonBody(fields) = JsonBody::from_request(Request::from_parts(parts.clone(), body), &app).await?;
-    let usage =
-        fields.get("stream_options").and_then(|options| options["include_usage"].as_bool()).unwrap_or(false);
-    let wish = read(fields, &parts.headers)?;
     let stream = wish.request.stream;
-    let ids = !matches!(
-        parameter(parts.uri.query().unwrap_or_default(), "ids").as_deref(),
-        Some("0" | "false" | "off")
-    );
-    let started = app.start(&principal, wish).await?;
+    let started = app.start(principal, wish).await?;
     let facts = app.relay.facts(started.id).await?;
-    let held = view::permits(&app, &principal, started.id)?;
+    let held = view::permits(app, principal, started.id)?;
     let tail = app.relay.tail(started.id).await?;
-    let format = Format { surface: Surface::OpenAiChat, usage, ids };
     let mut viewer = app.relay.view(tail, format, Position::START);
     let answer = if stream {
         let counted = Counted::new(&app.metrics, "sse");
-        let spoken = hold_head(&app, &mut viewer, &started).await;
+        let spoken = hold_head(app, &mut viewer, &started).await;
         spoken.map(|()| Events::new(viewer, None, &parts.extensions, held, counted).into_response())
     } else {
         let _counted = Counted::new(&app.metrics, "json");
@@ -65,29 +59,31 @@ pub async fn chat_completions(
     Ok(response)
 }
 
-fn read(mut fields: Map<String, Value>, headers: &HeaderMap) -> Result<crate::app::start::Wish, ApiError> {
-    let model = match fields.shift_remove("model") {
-        Some(Value::String(model)) => model,
-        None => return Err(ApiError::invalid("model", "is missing")),
-        Some(other) => {
-            return Err(ApiError::invalid("model", format!("expected a string, got {}", chat::kind(&other))));
-        }
-    };
-    let stream = match fields.shift_remove("stream") {
-        None | Some(Value::Null) => false,
-        Some(Value::Bool(stream)) => stream,
-        Some(other) => {
-            return Err(ApiError::invalid(
-                "stream",
-                format!("expected a boolean, got {}", chat::kind(&other)),
-            ));
-        }
-    };
-    let messages =
-        fields.shift_remove("messages").ok_or_else(|| ApiError::invalid("messages", "is missing"))?;
-    let request = chat::Request::new(model, messages, fields, stream)?;
+/// What headers say about any dialect's request: its session and what happens when its client leaves.
+pub fn wish(request: chat::Request, headers: &HeaderMap) -> Result<Wish, ApiError> {
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     wish::wish(request, header("x-session-id"), header("x-on-disconnect"), Map::new(), headers)
+}
+
+/// `?ids=off` leaves event ids out.
+pub fn ids(parts: &Parts) -> bool {
+    let query = parts.uri.query().unwrap_or_default();
+    !matches!(parameter(query, "ids").as_deref(), Some("0" | "false" | "off"))
+}
+
+/// `POST /v1/chat/completions`, streaming and not.
+pub async fn chat_completions(
+    State(app): State<Arc<App>>,
+    Caller(principal): Caller,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let (parts, body) = request.into_parts();
+    let JsonBody(fields) = JsonBody::from_request(Request::from_parts(parts.clone(), body), &app).await?;
+    let usage =
+        fields.get("stream_options").and_then(|options| options["include_usage"].as_bool()).unwrap_or(false);
+    let wish = wish(openai_chat::read(fields)?, &parts.headers)?;
+    let format = Format { surface: Surface::OpenAiChat, usage, ids: ids(&parts) };
+    answer(&app, &principal, &parts, wish, format).await
 }
 
 /// Waits until there is something to answer with: the provider's first word, its refusal, or the end of patience.
@@ -111,7 +107,8 @@ async fn whole(viewer: &mut Viewer, started: &Started) -> Result<Response, ApiEr
     viewer.until(|_| false).await;
     let tail = &viewer.tail;
     tail.with_records(|records| failed(&Transcript::of(records), started))?;
-    let body = tail.with_records(|records| openai_chat::collect(tail.log, records));
+    let surface = viewer.format().surface;
+    let body = tail.with_records(|records| surface.collect(tail.log, records)).unwrap_or_default();
     Ok(([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response())
 }
 

@@ -10,7 +10,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
-use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
@@ -33,7 +33,7 @@ pub async fn envelope(State(app): State<Arc<App>>, mut request: Request, next: N
         HeaderValue::try_from(id).expect("a ULID is a header value")
     });
     request.headers_mut().insert(X_REQUEST_ID, id.clone());
-    let surface = surface(request.uri().path());
+    let surface = surface(request.uri().path(), request.headers());
     let reconnect = Reconnect::of(&request);
     let text = id.to_str().unwrap_or_default().to_owned();
     // Paths only: query strings may hold prompts and tickets.
@@ -59,10 +59,17 @@ pub async fn envelope(State(app): State<Arc<App>>, mut request: Request, next: N
     response
 }
 
-/// The dialect that a path's clients speak.
-fn surface(path: &str) -> Surface {
+/// The dialect that a path's clients speak; two that share a path are told apart by what only one of them sends.
+fn surface(path: &str, headers: &HeaderMap) -> Surface {
     match path {
-        "/v1/chat/completions" | "/v1/models" => Surface::OpenAiChat,
+        "/v1/chat/completions" => Surface::OpenAiChat,
+        "/v1/models" if headers.contains_key("anthropic-version") => Surface::Anthropic,
+        "/v1/models" if headers.contains_key("x-goog-api-key") => Surface::Gemini,
+        "/v1/models" => Surface::OpenAiChat,
+        _ if path.starts_with("/v1beta/") || path.starts_with("/v1/models/") => Surface::Gemini,
+        _ if path.starts_with("/v1/messages") => Surface::Anthropic,
+        _ if path.starts_with("/v1/responses") => Surface::OpenAiResponses,
+        _ if path.starts_with("/api/chat") => Surface::AiSdk,
         _ => Surface::Native,
     }
 }
@@ -77,22 +84,20 @@ fn framework(status: StatusCode) -> ApiError {
 }
 
 fn print(error: &ApiError, surface: Surface, request_id: &str) -> Response {
-    let mut response = match &error.refusal {
+    let refusal = error.refusal.as_ref().filter(|refusal| surface.dialect() == Some(refusal.dialect));
+    let (kind, body) = match refusal {
+        // The provider's own words, in the client's own dialect.
         Some(refusal) if !refusal.body.is_empty() => {
             let kind = refusal.content_type.as_deref().and_then(|kind| HeaderValue::try_from(kind).ok());
-            let mut response = Response::new(Body::from(refusal.body.clone()));
-            response
-                .headers_mut()
-                .insert(CONTENT_TYPE, kind.unwrap_or(HeaderValue::from_static("application/json")));
-            response
+            (kind.unwrap_or(HeaderValue::from_static("application/json")), Body::from(refusal.body.clone()))
         }
         _ => {
-            let mut response =
-                Response::new(Body::from(error.complaint(request_id).body(surface).to_string()));
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            response
+            let (kind, body) = error.complaint(request_id).body(surface);
+            (HeaderValue::from_static(kind), Body::from(body))
         }
     };
+    let mut response = Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, kind);
     *response.status_mut() = error.status;
     let headers = response.headers_mut();
     let wait = error.refusal.as_ref().and_then(|refusal| refusal.retry_after.clone());

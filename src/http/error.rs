@@ -144,6 +144,7 @@ impl From<StartError> for ApiError {
                 error.param = Some("model".into());
                 error
             }
+            StartError::Invalid(invalid) => invalid.into(),
             StartError::Draining => ApiError::draining(),
             StartError::TooManyStreams { .. } => ApiError::limited("too_many_streams", message, 5),
             StartError::NoSession(_) => ApiError::not_found(message),

@@ -162,7 +162,7 @@ fn full(id: LogId, facts: &Facts, records: &[Record], viewers: usize) -> Value {
             .map(|r| r.draft.at_ms)
     };
     body["provider"] = json!(transcript.start.as_ref().map(|start| &start.provider));
-    body["text"] = transcript.text.as_str().into();
+    body["text"] = transcript.said().into();
     body["reasoning"] = transcript.reasoning.as_str().into();
     body["tool_calls"] = json!(transcript.tool_calls);
     body["finish_reason"] = json!(done.and_then(|done| done.finish_reason.as_deref()));
@@ -174,7 +174,7 @@ fn full(id: LogId, facts: &Facts, records: &[Record], viewers: usize) -> Value {
     // Milliseconds since the Unix epoch.
     body["times"] = json!({
         "created_ms": time_of(&[Kind::Start]),
-        "first_token_ms": time_of(&[Kind::Token, Kind::Reasoning, Kind::Tool]),
+        "first_token_ms": time_of(&[Kind::Token, Kind::Refusal, Kind::Reasoning, Kind::Tool]),
         "ended_ms": time_of(&[Kind::Done]),
     });
     body

@@ -15,7 +15,7 @@ use crate::auth::Principal;
 use crate::log::{Bad, EventId, LogId, Position};
 use crate::relay::Facts;
 use crate::relay::tail::{End, Tail};
-use crate::surface::{Format, Surface, native};
+use crate::surface::{Complaint, Format, Surface, native};
 
 /// Where a viewer goes on, and why not where it wanted to.
 pub struct From {
@@ -72,7 +72,7 @@ pub async fn events(app: &Arc<App>, principal: &Principal, ask: Ask<'_>) -> Resu
         return Ok((StatusCode::NO_CONTENT, stream_headers(ask.id, ask.facts)).into_response());
     }
     let held = permits(app, principal, ask.id)?;
-    let preface = from.reset.map(|bad| preface(ask.format.surface, bad));
+    let preface = from.reset.and_then(|bad| preface(ask.format.surface, bad));
     let viewer = app.relay.view(tail, ask.format, from.position);
     let counted = Counted::new(&app.metrics, "sse");
     let mut response = Events::new(viewer, preface, ask.extensions, held, counted).into_response();
@@ -81,16 +81,23 @@ pub async fn events(app: &Arc<App>, principal: &Principal, ask: Ask<'_>) -> Resu
 }
 
 /// Word of a reset, in the surface's own terms.
-fn preface(surface: Surface, bad: Bad) -> Bytes {
+fn preface(surface: Surface, bad: Bad) -> Option<Bytes> {
     match surface {
         Surface::Native | Surface::Plain => {
-            native::aside("reset", None, &json!({"reason": bad.as_str()})).into()
+            Some(native::aside("reset", None, &json!({"reason": bad.as_str()})).into())
         }
+        // Its clients hold no positions; what they get is the replay that they always get.
+        Surface::AiSdk => None,
         // An SDK would take a replay for more of the same: an error frame makes it raise instead.
-        Surface::OpenAiChat => {
-            let error = json!({"error": {"message": format!("the position cannot be resumed: {}", bad.as_str()),
-                                         "type": "invalid_request_error", "param": null, "code": bad.as_str()}});
-            format!("data: {error}\n\n").into()
+        _ => {
+            let complaint = Complaint {
+                status: 400,
+                code: bad.as_str().to_owned(),
+                message: format!("the position cannot be resumed: {}", bad.as_str()),
+                param: None,
+                request_id: None,
+            };
+            Some(complaint.frame(surface).into())
         }
     }
 }

@@ -184,7 +184,7 @@ impl Arrival {
                         resets.push((stream.to_string(), held.err().unwrap_or(Bad::Ahead)));
                     }
                     let all = part.tail.with_records(|all| Transcript::of(&all[..part.upto.seq as usize]));
-                    text = Some(all.text);
+                    text = Some(all.said());
                 }
             }
             let status = match part.tail.end() {

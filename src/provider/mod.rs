@@ -3,13 +3,19 @@
 //! The set is closed, so it is an enum and this file its table of contents. Pure: sockets, keys and time are
 //! `relay::upstream`'s. Providers know nothing of surfaces.
 
+pub mod anthropic;
 pub mod demo;
+mod framer;
+pub mod gemini;
+pub mod ollama;
 pub mod openai_chat;
+pub mod openai_responses;
 
 use bytes::Bytes;
+use serde_json::{Map, Value};
 
-use crate::chat::Request;
-use crate::event::Event;
+use crate::chat::{Invalid, Request};
+use crate::event::{Done, Event};
 use crate::log::{Draft, Framing, Raw};
 use crate::sse::TooLarge;
 
@@ -20,23 +26,49 @@ pub enum Provider {
     OpenAiChat = 1,
     /// Built in, no network. Its bytes are of the `openai-chat` dialect.
     Demo = 2,
+    OpenAiResponses = 3,
+    Anthropic = 4,
+    Gemini = 5,
+    Ollama = 6,
 }
+
+/// Set in a dialect's number when the bytes are a whole JSON answer, as opposed to frames of a stream.
+pub const WHOLE: u8 = 0x80;
 
 /// What is sent to the provider's socket.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ask {
     /// Appended to the provider's base URL.
-    pub path: &'static str,
+    pub path: String,
+    /// The dialect's own, beside the credential.
+    pub headers: Vec<(String, String)>,
     pub body: Bytes,
 }
 
+impl Ask {
+    pub fn new(path: impl Into<String>, body: Map<String, Value>) -> Ask {
+        Ask { path: path.into(), headers: Vec::new(), body: Value::Object(body).to_string().into() }
+    }
+}
+
 impl Provider {
-    pub const ALL: [Provider; 2] = [Provider::OpenAiChat, Provider::Demo];
+    pub const ALL: [Provider; 6] = [
+        Provider::OpenAiChat,
+        Provider::OpenAiResponses,
+        Provider::Anthropic,
+        Provider::Gemini,
+        Provider::Ollama,
+        Provider::Demo,
+    ];
 
     /// The name in configuration files.
     pub fn name(self) -> &'static str {
         match self {
             Provider::OpenAiChat => "openai-chat",
+            Provider::OpenAiResponses => "openai-responses",
+            Provider::Anthropic => "anthropic",
+            Provider::Gemini => "gemini",
+            Provider::Ollama => "ollama",
             Provider::Demo => "demo",
         }
     }
@@ -45,17 +77,63 @@ impl Provider {
         Provider::ALL.into_iter().find(|provider| provider.name() == name)
     }
 
-    /// The request in this dialect; `model` is the provider's own name for it.
-    pub fn ask(self, request: &Request, model: &str) -> Ask {
+    /// The request in this dialect; `model` is the provider's own name for it. What it cannot say is refused by field.
+    pub fn ask(self, request: &Request, model: &str) -> Result<Ask, Invalid> {
         match self {
             Provider::OpenAiChat | Provider::Demo => openai_chat::ask(request, model),
+            Provider::OpenAiResponses => openai_responses::ask(request, model),
+            Provider::Anthropic => anthropic::ask(request, model),
+            Provider::Gemini => gemini::ask(request, model),
+            Provider::Ollama => ollama::ask(request, model),
         }
+    }
+
+    /// The header that carries a key.
+    pub fn credential(self, key: &str) -> (&'static str, String) {
+        match self {
+            Provider::Anthropic => ("x-api-key", key.to_owned()),
+            Provider::Gemini => ("x-goog-api-key", key.to_owned()),
+            _ => ("authorization", format!("Bearer {key}")),
+        }
+    }
+
+    /// Headers that every request needs.
+    pub fn headers(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Provider::Anthropic => &[("anthropic-version", "2023-06-01")],
+            _ => &[],
+        }
+    }
+
+    /// Where its models are listed.
+    pub fn models_path(self) -> &'static str {
+        match self {
+            Provider::OpenAiChat | Provider::OpenAiResponses | Provider::Demo => "/models",
+            Provider::Anthropic => "/v1/models?limit=1000",
+            Provider::Gemini => "/v1beta/models?pageSize=1000",
+            Provider::Ollama => "/api/tags",
+        }
+    }
+
+    /// The names in a list of models.
+    pub fn models(self, body: &[u8]) -> Vec<String> {
+        let list: Value = serde_json::from_slice(body).unwrap_or_default();
+        let (list, name) = match self {
+            Provider::Gemini | Provider::Ollama => (&list["models"], "name"),
+            _ => (&list["data"], "id"),
+        };
+        let names = list.as_array().into_iter().flatten().filter_map(|model| model[name].as_str());
+        names.map(|name| name.strip_prefix("models/").unwrap_or(name).to_owned()).collect()
     }
 
     /// `limit`: the largest frame accepted, in bytes.
     pub fn decoder(self, limit: usize) -> Decoder {
         match self {
             Provider::OpenAiChat | Provider::Demo => Decoder::OpenAiChat(openai_chat::Decoder::new(limit)),
+            Provider::OpenAiResponses => Decoder::OpenAiResponses(openai_responses::Decoder::new(limit)),
+            Provider::Anthropic => Decoder::Anthropic(anthropic::Decoder::new(limit)),
+            Provider::Gemini => Decoder::Gemini(gemini::Decoder::new(limit)),
+            Provider::Ollama => Decoder::Ollama(ollama::Decoder::new(limit)),
         }
     }
 }
@@ -96,6 +174,10 @@ pub enum DecodeError {
 #[derive(Debug)]
 pub enum Decoder {
     OpenAiChat(openai_chat::Decoder),
+    OpenAiResponses(openai_responses::Decoder),
+    Anthropic(anthropic::Decoder),
+    Gemini(gemini::Decoder),
+    Ollama(ollama::Decoder),
 }
 
 impl Decoder {
@@ -103,6 +185,10 @@ impl Decoder {
     pub fn push(&mut self, bytes: &[u8], frames: &mut Vec<Frame>) -> Result<(), DecodeError> {
         match self {
             Decoder::OpenAiChat(decoder) => decoder.push(bytes, frames),
+            Decoder::OpenAiResponses(decoder) => decoder.push(bytes, frames),
+            Decoder::Anthropic(decoder) => decoder.push(bytes, frames),
+            Decoder::Gemini(decoder) => decoder.push(bytes, frames),
+            Decoder::Ollama(decoder) => decoder.push(bytes, frames),
         }
     }
 
@@ -110,6 +196,10 @@ impl Decoder {
     pub fn finish(&mut self, frames: &mut Vec<Frame>) -> Result<(), DecodeError> {
         match self {
             Decoder::OpenAiChat(decoder) => decoder.finish(frames),
+            Decoder::OpenAiResponses(decoder) => decoder.finish(frames),
+            Decoder::Anthropic(decoder) => decoder.finish(frames),
+            Decoder::Gemini(decoder) => decoder.finish(frames),
+            Decoder::Ollama(decoder) => decoder.finish(frames),
         }
     }
 
@@ -117,8 +207,30 @@ impl Decoder {
     pub fn whole(&mut self, body: &[u8]) -> Result<Vec<Frame>, DecodeError> {
         match self {
             Decoder::OpenAiChat(_) => openai_chat::whole(body),
+            Decoder::OpenAiResponses(_) => openai_responses::whole(body),
+            Decoder::Anthropic(_) => anthropic::whole(body),
+            Decoder::Gemini(_) => gemini::whole(body),
+            Decoder::Ollama(_) => ollama::whole(body),
         }
     }
+}
+
+/// A whole answer's events, with its bytes beside the ending, for the client that asked for just this.
+fn whole(dialect: Provider, body: &[u8], mut events: Vec<Event>, ending: Done) -> Vec<Frame> {
+    let done = match events.pop_if(|event| matches!(event, Event::Done(_))) {
+        Some(done) => done,
+        None => Event::Done(ending),
+    };
+    // `own_at` at the end: no frame of a stream is in these bytes.
+    let raw = Raw {
+        dialect: WHOLE | dialect as u8,
+        own_at: body.len() as u32,
+        usage_only: false,
+        bytes: Bytes::copy_from_slice(body),
+    };
+    let mut frames = vec![Frame { events, raw: None }, Frame { events: vec![done], raw: Some(raw) }];
+    frames.retain(|frame| !frame.events.is_empty());
+    frames
 }
 
 /// The message of a provider's error body, whatever its shape.

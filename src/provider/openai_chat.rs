@@ -8,31 +8,59 @@
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
+use super::framer::{Framer, Told};
 use super::{Ask, DecodeError, Frame, Provider};
-use crate::chat::Request;
+use crate::chat::{Invalid, Message, Request};
 use crate::event::{Done, Event, Status, Tool, Usage};
-use crate::log::Raw;
 use crate::sse;
 
 /// Usage is always asked for; a client that did not ask does not get to see it.
-pub fn ask(request: &Request, model: &str) -> Ask {
+pub fn ask(request: &Request, model: &str) -> Result<Ask, Invalid> {
     let mut body = request.params.clone();
     body.insert("model".into(), model.into());
-    body.insert("messages".into(), json!(request.messages));
+    body.insert("messages".into(), request.messages.iter().map(message).collect());
+    if let Some(budget) = body.shift_remove("thinking_budget") {
+        body.entry("reasoning_effort").or_insert(effort(&budget));
+    }
     body.insert("stream".into(), request.stream.into());
     if request.stream {
         let mut options = match body.shift_remove("stream_options") {
             Some(Value::Object(options)) => options,
-            _ => serde_json::Map::new(),
+            _ => Map::new(),
         };
         options.insert("include_usage".into(), true.into());
         body.insert("stream_options".into(), options.into());
     } else {
         body.shift_remove("stream_options");
     }
-    Ask { path: "/chat/completions", body: Value::Object(body).to_string().into() }
+    Ok(Ask::new("/chat/completions", body))
+}
+
+/// A message without what only other dialects know: their proofs of reasoning, which nobody else can check.
+fn message(message: &Message) -> Value {
+    let mut message = message.clone();
+    if message.rest.get("reasoning").is_some_and(Value::is_array) {
+        message.rest.shift_remove("reasoning");
+    }
+    for call in message.rest.get_mut("tool_calls").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(signature) = call.as_object_mut().and_then(|call| call.shift_remove("signature")) {
+            call["extra_content"] = json!({"google": {"thought_signature": signature}});
+        }
+    }
+    json!(message)
+}
+
+/// A number of tokens for reasoning as one of the levels that this dialect has.
+fn effort(budget: &Value) -> Value {
+    match budget.as_i64() {
+        Some(0) => "none".into(),
+        Some(1..=2048) => "low".into(),
+        Some(2049..=8192) => "medium".into(),
+        Some(8193..) => "high".into(),
+        _ => Value::Null,
+    }
 }
 
 #[derive(Deserialize)]
@@ -92,7 +120,7 @@ fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D:
         }
 
         fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Self::Value, A::Error> {
-            let object = serde_json::Map::deserialize(MapAccessDeserializer::new(fields))?;
+            let object = Map::deserialize(MapAccessDeserializer::new(fields))?;
             Ok(Some(Value::Object(object).to_string()))
         }
     }
@@ -104,6 +132,18 @@ struct Call {
     index: Option<u32>,
     id: Option<String>,
     function: Option<Function>,
+    extra_content: Option<Extra>,
+}
+
+/// Google's own word for what its models want to see again.
+#[derive(Deserialize)]
+struct Extra {
+    google: Option<Google>,
+}
+
+#[derive(Deserialize)]
+struct Google {
+    thought_signature: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -144,96 +184,61 @@ impl From<WireUsage> for Usage {
 
 #[derive(Debug)]
 pub struct Decoder {
-    parser: sse::Parser,
+    framer: Framer,
     state: State,
-    limit: usize,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Frames that held no event, waiting for one that does.
-    held: Vec<u8>,
     slots: Slots,
     finish_reason: Option<String>,
     usage: Option<Usage>,
-    ended: bool,
 }
 
 impl Decoder {
     pub fn new(limit: usize) -> Decoder {
-        Decoder { parser: sse::Parser::new(limit), state: State::default(), limit }
+        Decoder { framer: Framer::new(Provider::OpenAiChat, limit), state: State::default() }
     }
 
     pub fn push(&mut self, bytes: &[u8], frames: &mut Vec<Frame>) -> Result<(), DecodeError> {
-        let (state, limit) = (&mut self.state, self.limit);
-        let mut failed = None;
-        self.parser.feed(bytes, |frame| {
-            if failed.is_none() && !state.ended {
-                failed = state.frame(&frame, limit, frames).err();
-            }
-        })?;
-        failed.map_or(Ok(()), Err)
+        let state = &mut self.state;
+        self.framer.push(bytes, frames, |frame, events| state.read(frame, events))
     }
 
     pub fn finish(&mut self, frames: &mut Vec<Frame>) -> Result<(), DecodeError> {
-        let (state, limit) = (&mut self.state, self.limit);
-        let mut failed = None;
-        self.parser.finish(|frame| {
-            if !state.ended {
-                failed = state.frame(&frame, limit, frames).err();
-            }
-        })?;
-        // Some servers close right after the terminator, without the blank line that the standard wants: it was said.
-        self.parser.feed(b"\n\n", |frame| {
-            if !state.ended && frame.data.trim() == "[DONE]" {
-                failed = state.frame(&frame, limit, frames).err();
-            }
-        })?;
-        failed.map_or(Ok(()), Err)
+        let state = &mut self.state;
+        let last = |frame: &sse::Frame<'_>| frame.data.trim() == "[DONE]";
+        self.framer.finish(frames, last, |frame, events| state.read(frame, events))
     }
 }
 
 impl State {
-    fn frame(
-        &mut self,
-        frame: &sse::Frame<'_>,
-        limit: usize,
-        frames: &mut Vec<Frame>,
-    ) -> Result<(), DecodeError> {
+    fn read(&mut self, frame: &sse::Frame<'_>, events: &mut Vec<Event>) -> Result<Told, DecodeError> {
         let data = frame.data.trim();
-        let mut events = Vec::new();
-        let mut usage_only = false;
+        if data.is_empty() {
+            return Ok(Told::Nothing);
+        }
         if data == "[DONE]" {
-            self.ended = true;
             events.push(Event::Done(Done {
                 finish_reason: self.finish_reason.take(),
                 usage: self.usage,
                 ..Done::ended(Status::Completed)
             }));
-        } else if !data.is_empty() {
-            let chunk: Chunk =
-                serde_json::from_str(data).map_err(|error| DecodeError::Malformed(error.to_string()))?;
-            usage_only = chunk.usage.is_some() && chunk.choices.as_ref().is_none_or(Vec::is_empty);
-            self.chunk(chunk, &mut events);
-        } else {
-            return Ok(());
+            return Ok(Told::End);
         }
-        if events.is_empty() {
-            self.held.extend_from_slice(frame.raw);
-            return if self.held.len() > limit { Err(sse::TooLarge { limit }.into()) } else { Ok(()) };
-        }
-        let own_at = self.held.len() as u32;
-        self.held.extend_from_slice(frame.raw);
-        // An exact copy: what is kept must not pin the read buffer's spare room.
-        let bytes = std::mem::take(&mut self.held).into_boxed_slice().into();
-        let raw = Raw { dialect: Provider::OpenAiChat as u8, own_at, usage_only, bytes };
-        frames.push(Frame { events, raw: Some(raw) });
-        Ok(())
+        let chunk: Chunk =
+            serde_json::from_str(data).map_err(|error| DecodeError::Malformed(error.to_string()))?;
+        let usage_only = chunk.usage.is_some() && chunk.choices.as_ref().is_none_or(Vec::is_empty);
+        self.chunk(chunk, events);
+        Ok(match events.last() {
+            Some(Event::Done(_)) => Told::End,
+            _ if usage_only => Told::Usage,
+            _ => Told::Something,
+        })
     }
 
     fn chunk(&mut self, chunk: Chunk, events: &mut Vec<Event>) {
         if let Some(error) = chunk.error.filter(|error| !error.is_null()) {
-            self.ended = true;
             let message = error.get("message").and_then(Value::as_str).or(error.as_str());
             events.push(Event::Done(Done {
                 usage: self.usage,
@@ -260,12 +265,13 @@ impl State {
         let some = |text: Option<String>| text.filter(|text| !text.is_empty());
         events.extend(some(delta.reasoning_content).or(some(delta.reasoning)).map(Event::Reasoning));
         events.extend(some(delta.content).map(Event::Token));
-        events.extend(some(delta.refusal).map(Event::Token));
+        events.extend(some(delta.refusal).map(Event::Refusal));
         for call in delta.tool_calls.into_iter().flatten() {
             let (name, arguments) = call.function.map_or((None, None), |f| (some(f.name), some(f.arguments)));
             let id = some(call.id);
             let index = self.slots.place(call.index, id.as_deref());
-            events.push(Event::Tool(Tool { index, id, name, arguments }));
+            let signature = some(call.extra_content.and_then(|extra| extra.google?.thought_signature));
+            events.push(Event::Tool(Tool { index, id, name, arguments, signature }));
         }
     }
 }
@@ -307,25 +313,10 @@ pub fn whole(body: &[u8]) -> Result<Vec<Frame>, DecodeError> {
     }
     let (mut state, mut events) = (State::default(), Vec::new());
     state.chunk(chunk, &mut events);
-    let done = match events.pop_if(|event| matches!(event, Event::Done(_))) {
-        Some(done) => done,
-        None => Event::Done(Done {
-            finish_reason: state.finish_reason.take(),
-            usage: state.usage,
-            ..Done::ended(Status::Completed)
-        }),
+    let ending = Done {
+        finish_reason: state.finish_reason.take(),
+        usage: state.usage,
+        ..Done::ended(Status::Completed)
     };
-    // `own_at` at the end: no frame of a stream is in these bytes.
-    let raw = Raw {
-        dialect: WHOLE,
-        own_at: body.len() as u32,
-        usage_only: false,
-        bytes: bytes::Bytes::copy_from_slice(body),
-    };
-    let mut frames = vec![Frame { events, raw: None }, Frame { events: vec![done], raw: Some(raw) }];
-    frames.retain(|frame| !frame.events.is_empty());
-    Ok(frames)
+    Ok(super::whole(Provider::OpenAiChat, body, events, ending))
 }
-
-/// The dialect number of a whole JSON answer, as opposed to frames of a stream.
-pub const WHOLE: u8 = 0x80 | Provider::OpenAiChat as u8;

@@ -61,6 +61,8 @@ pub struct Spec {
     pub route: Route,
     pub on_disconnect: OnDisconnect,
     pub facts: Facts,
+    /// The answer's id in its client's own terms, see `event::Start`.
+    pub message: Option<String>,
 }
 
 /// A stream that exists and can be read, and whose provider has not been called yet.
@@ -118,6 +120,7 @@ impl Relay {
                 .map(|target| target.endpoint.name.clone())
                 .unwrap_or_default(),
             created_at: at_ms / 1000,
+            message: spec.message,
         });
         let draft =
             Draft { kind: start.kind() as u8, at_ms, payload: start.data().into(), framing: Framing::Own };

@@ -23,7 +23,7 @@ use crate::provider::{DecodeError, Decoder, Frame};
 use crate::store;
 
 /// Frames that say something to the reader, as opposed to counts and notices.
-const SPOKEN: [u8; 3] = [Kind::Token as u8, Kind::Reasoning as u8, Kind::Tool as u8];
+const SPOKEN: [u8; 4] = [Kind::Token as u8, Kind::Refusal as u8, Kind::Reasoning as u8, Kind::Tool as u8];
 
 pub struct Job {
     running: Arc<Running>,
@@ -161,6 +161,7 @@ impl Job {
 
     async fn attempt(&mut self, relay: &Relay, target: &Target) -> Result<(), Halt> {
         let ask = target.endpoint.dialect.ask(&self.request, &target.model);
+        let ask = ask.map_err(|invalid| Fault::new("invalid", invalid.to_string(), false))?;
         let connect = self.route.timeouts.connect;
         let asked = Instant::now();
         let _open = Open::new(relay);

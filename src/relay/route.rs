@@ -13,9 +13,8 @@ use crate::provider::{Provider, demo};
 pub struct Endpoint {
     pub name: String,
     pub dialect: Provider,
-    /// Without a trailing slash; for `openai-chat` it includes `/v1`.
+    /// Without a trailing slash; for the dialects of OpenAI it includes `/v1`, for others it is the host.
     pub base_url: String,
-    /// Sent as a bearer token.
     pub keys: Vec<String>,
     pub headers: Vec<(String, String)>,
 }
@@ -100,7 +99,9 @@ const WELL_KNOWN: [(&str, &str); 6] = [
 ];
 
 impl Routes {
-    pub fn resolve(&self, model: &str) -> Result<Route, UnknownModel> {
+    /// `dialect`: the client's own, as a number of the provider module; a provider that speaks several is spoken to in
+    /// that one.
+    pub fn resolve(&self, model: &str, dialect: Option<u8>) -> Result<Route, UnknownModel> {
         if let Some(alias) = self.aliases.get(model) {
             let targets = alias
                 .targets
@@ -118,11 +119,24 @@ impl Routes {
         };
         let target = endpoint
             .filter(|endpoint| !model.is_empty() && knows(endpoint, model, named.is_some()))
-            .map(|endpoint| Target { endpoint: endpoint.clone(), model: model.to_owned() });
+            .map(|endpoint| Target {
+                endpoint: self.spoken(endpoint, dialect).clone(),
+                model: model.to_owned(),
+            });
         match target {
             Some(target) => Ok(Route { targets: vec![target], timeouts: self.timeouts, retry: self.retry }),
             None => Err(UnknownModel { model: model.to_owned(), known: self.names() }),
         }
+    }
+
+    /// The same provider, by address and keys, in the client's own dialect if it has that.
+    fn spoken<'a>(&'a self, endpoint: &'a Endpoint, dialect: Option<u8>) -> &'a Endpoint {
+        let same = |other: &&Endpoint| {
+            Some(other.dialect as u8) == dialect
+                && other.base_url == endpoint.base_url
+                && other.keys == endpoint.keys
+        };
+        self.endpoints.values().find(same).unwrap_or(endpoint)
     }
 
     /// What is meant when no model is named; only the demo provider has an answer to that.
@@ -150,7 +164,7 @@ impl Routes {
                 Provider::Demo => {
                     names.extend(demo::models().map(|model| format!("{}/{model}", endpoint.name)))
                 }
-                Provider::OpenAiChat => names.push(format!("{}/<model>", endpoint.name)),
+                _ => names.push(format!("{}/<model>", endpoint.name)),
             }
         }
         names

@@ -37,6 +37,8 @@ impl OnDisconnect {
 /// A provider's refusal before its first event, as it came: dialect routes pass it on.
 #[derive(Debug, Clone)]
 pub struct Refusal {
+    /// The provider's dialect, in which the body is.
+    pub dialect: u8,
     pub status: u16,
     pub body: Bytes,
     pub content_type: Option<String>,

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 
 use super::route::{Endpoint, Routes, Target};
 use super::running::Refusal;
@@ -78,10 +78,10 @@ impl Upstreams {
         }
         let client = self.client(&endpoint.name, connect)?;
         let url = format!("{}{}", endpoint.base_url, ask.path);
-        let request = client.post(url).headers(headers(endpoint)?).body(ask.body);
+        let request = client.post(url).headers(headers(endpoint, &ask.headers)?).body(ask.body);
         let response = request.send().await.map_err(|error| fault(&endpoint.name, error))?;
         if !response.status().is_success() {
-            return Err(refused(&endpoint.name, response).await);
+            return Err(refused(endpoint, response).await);
         }
         let json = response
             .headers()
@@ -98,7 +98,9 @@ impl Upstreams {
         }
         let list = async {
             let client = self.client(&endpoint.name, MODELS_PATIENCE)?;
-            let request = client.get(format!("{}/models", endpoint.base_url)).headers(headers(endpoint)?);
+            let request = client
+                .get(format!("{}{}", endpoint.base_url, endpoint.dialect.models_path()))
+                .headers(headers(endpoint, &[])?);
             let response = request.send().await.map_err(|error| fault(&endpoint.name, error))?;
             Body::Http(response, endpoint.name.clone()).whole(MODELS_BYTES).await
         };
@@ -110,9 +112,7 @@ impl Upstreams {
             }
             Err(_) => return Vec::new(),
         };
-        let list: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-        let data = list["data"].as_array().map_or(&[][..], Vec::as_slice);
-        data.iter().filter_map(|model| model["id"].as_str().map(str::to_owned)).collect()
+        endpoint.dialect.models(&body)
     }
 
     /// Builds the clients that routes will need: that reads certificates, which a first request should not wait for.
@@ -153,24 +153,25 @@ impl Upstreams {
     }
 }
 
-fn headers(endpoint: &Endpoint) -> Result<HeaderMap, Fault> {
-    let bad = || {
-        Fault::new(
-            "connect_failed",
-            format!("provider {}: a header or key is not valid", endpoint.name),
-            false,
-        )
-    };
+/// Later ones win: the dialect's own, those of this request, the credential, what is configured.
+fn headers(endpoint: &Endpoint, own: &[(String, String)]) -> Result<HeaderMap, Fault> {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if let Some(key) = endpoint.keys.first() {
-        let mut value = HeaderValue::try_from(format!("Bearer {key}")).map_err(|_| bad())?;
+    let fixed = endpoint.dialect.headers().iter().map(|(name, value)| (*name, (*value).to_owned()));
+    let owned = |(name, value): &'_ (String, String)| (name.clone(), value.clone());
+    let credential = endpoint.keys.first().map(|key| endpoint.dialect.credential(key));
+    let mut all: Vec<(String, String)> = fixed.map(|(name, value)| (name.to_owned(), value)).collect();
+    all.extend(own.iter().map(owned));
+    all.extend(credential.map(|(name, value)| (name.to_owned(), value)));
+    all.extend(endpoint.headers.iter().map(owned));
+    for (name, value) in all {
+        let parsed = (HeaderName::try_from(name), HeaderValue::try_from(value));
+        let (Ok(name), Ok(mut value)) = parsed else {
+            let message = format!("provider {}: a header or key is not valid", endpoint.name);
+            return Err(Fault::new("connect_failed", message, false));
+        };
         value.set_sensitive(true);
-        headers.insert(AUTHORIZATION, value);
-    }
-    for (name, value) in &endpoint.headers {
-        let name = reqwest::header::HeaderName::try_from(name.as_str()).map_err(|_| bad())?;
-        headers.insert(name, HeaderValue::try_from(value.as_str()).map_err(|_| bad())?);
+        headers.insert(name, value);
     }
     Ok(headers)
 }
@@ -195,7 +196,8 @@ fn innermost(error: &reqwest::Error) -> String {
     cause.to_string()
 }
 
-async fn refused(name: &str, mut response: reqwest::Response) -> Fault {
+async fn refused(endpoint: &Endpoint, mut response: reqwest::Response) -> Fault {
+    let name = &endpoint.name;
     let status = response.status().as_u16();
     let header = |header| {
         response.headers().get(header).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::to_owned)
@@ -205,7 +207,7 @@ async fn refused(name: &str, mut response: reqwest::Response) -> Fault {
         let message = format!("provider {name} answered with status {status}, which is not followed");
         return Fault::new("upstream_status", message, false);
     }
-    let mut wait = header(reqwest::header::HeaderName::from_static("retry-after-ms"))
+    let mut wait = header(HeaderName::from_static("retry-after-ms"))
         .and_then(|ms| ms.parse().ok())
         .map(Duration::from_millis);
     wait = wait.or_else(|| retry_after.as_deref()?.parse().ok().map(Duration::from_secs));
@@ -222,6 +224,7 @@ async fn refused(name: &str, mut response: reqwest::Response) -> Fault {
         message: format!("provider {name} refused: {said}"),
         retryable: matches!(status, 408 | 409 | 429) || status >= 500,
         refusal: Some(Box::new(Refusal {
+            dialect: endpoint.dialect as u8,
             status,
             body: body.into(),
             content_type,

@@ -3,17 +3,36 @@
 //! Frames of a provider of the same dialect are forwarded byte for byte under our ids; everything else is encoded
 //! from the canonical events. Never more data events than OpenAI would send: SDKs yield them to the program.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::Format;
+use crate::chat::{Invalid, Request, kind};
 use crate::event::{Done, Event, Kind, Start, Status, Usage};
 use crate::log::transcript::Transcript;
-use crate::log::{EventId, Framing, LogId, Raw, Record};
+use crate::log::{EventId, Framing, LogId, Record};
 use crate::sse;
 
-/// The dialect numbers that raw frames of ours carry, see `provider::Provider` and `provider::openai_chat::WHOLE`.
-const FRAMES: u8 = 1;
-const WHOLE: u8 = 0x81;
+/// What raw frames of this dialect carry, see `provider::Provider`.
+const DIALECT: u8 = 1;
+
+/// The request as its client wrote it: this dialect's names are the canonical ones.
+pub fn read(mut fields: Map<String, Value>) -> Result<Request, Invalid> {
+    let wrong = |field: &str, expected: &str, got: &Value| {
+        Err(Invalid::new(field, format!("expected {expected}, got {}", kind(got))))
+    };
+    let model = match fields.shift_remove("model") {
+        Some(Value::String(model)) => model,
+        None => return Err(Invalid::new("model", "is missing")),
+        Some(other) => return wrong("model", "a string", &other),
+    };
+    let stream = match fields.shift_remove("stream") {
+        None | Some(Value::Null) => false,
+        Some(Value::Bool(stream)) => stream,
+        Some(other) => return wrong("stream", "a boolean", &other),
+    };
+    let messages = fields.shift_remove("messages").ok_or_else(|| Invalid::new("messages", "is missing"))?;
+    Request::new(model, messages, fields, stream)
+}
 
 #[derive(Debug)]
 pub struct Encoder {
@@ -30,7 +49,10 @@ impl Encoder {
 
     pub fn encode(&mut self, record: &Record, out: &mut Vec<u8>) {
         match &record.draft.framing {
-            Framing::Raw(raw) if raw.dialect == FRAMES => self.forward(record, raw, out),
+            Framing::Raw(raw) if raw.dialect == DIALECT => {
+                self.said_role = true;
+                super::forward(out, raw, self.id(record), self.format.usage);
+            }
             Framing::Part => {}
             _ => {
                 let event =
@@ -40,17 +62,6 @@ impl Encoder {
                 }
             }
         }
-    }
-
-    fn forward(&mut self, record: &Record, raw: &Raw, out: &mut Vec<u8>) {
-        let (held, own) = raw.bytes.split_at(raw.own_at as usize);
-        self.said_role = true;
-        out.extend_from_slice(held);
-        if raw.usage_only && !self.format.usage {
-            return;
-        }
-        sse::write_id(out, self.id(record).as_ref().map(|id| id as _));
-        out.extend_from_slice(own);
     }
 
     fn id(&self, record: &Record) -> Option<EventId> {
@@ -64,6 +75,7 @@ impl Encoder {
                 return;
             }
             Event::Token(text) => json!({"content": text}),
+            Event::Refusal(text) => json!({"refusal": text}),
             Event::Reasoning(text) => json!({"reasoning_content": text}),
             Event::Tool(tool) => {
                 let mut call = json!({"index": tool.index, "function": {}});
@@ -75,10 +87,13 @@ impl Encoder {
                     call["function"]["name"] = name.into();
                 }
                 call["function"]["arguments"] = tool.arguments.unwrap_or_default().into();
+                if let Some(signature) = tool.signature {
+                    call["extra_content"] = json!({"google": {"thought_signature": signature}});
+                }
                 json!({"tool_calls": [call]})
             }
-            // Said once, with the ending.
-            Event::Usage(_) | Event::Notice(_) => return,
+            // Said once, with the ending; proofs of reasoning have no place here.
+            Event::Usage(_) | Event::Notice(_) | Event::Signature(_) => return,
             Event::Done(done) => return self.done(record, &done, out),
         };
         self.chunk(record, delta, None, out);
@@ -140,33 +155,33 @@ fn failure(done: &Done) -> Value {
     json!({"error": {"message": message, "type": "server_error", "param": null, "code": code}})
 }
 
-/// The whole answer, for a client that did not ask for a stream: the provider's own bytes if it gave one.
+/// The whole answer as one `chat.completion`.
 pub fn collect(log: LogId, records: &[Record]) -> Vec<u8> {
-    for record in records {
-        if let Framing::Raw(raw) = &record.draft.framing
-            && raw.dialect == WHOLE
-        {
-            return raw.bytes.to_vec();
-        }
-    }
     let transcript = Transcript::of(records);
     let done = transcript.done.unwrap_or_else(|| Done::ended(Status::Running));
-    let mut message = json!({"role": "assistant", "content": transcript.text, "refusal": null});
+    let refusal = Some(transcript.refusal).filter(|refusal| !refusal.is_empty());
+    let mut message = json!({"role": "assistant", "content": transcript.text, "refusal": refusal});
     if !transcript.reasoning.is_empty() {
         message["reasoning_content"] = transcript.reasoning.into();
     }
     if !transcript.tool_calls.is_empty() {
-        if message["content"] == "" {
-            message["content"] = Value::Null;
-        }
         message["tool_calls"] = transcript
             .tool_calls
             .into_iter()
             .map(|call| {
-                json!({"id": call.id, "type": "function",
-                       "function": {"name": call.name, "arguments": call.arguments}})
+                let mut said = json!({"id": call.id, "type": "function",
+                                      "function": {"name": call.name, "arguments": call.arguments}});
+                if let Some(signature) = call.signature {
+                    said["extra_content"] = json!({"google": {"thought_signature": signature}});
+                }
+                said
             })
             .collect();
+    }
+    let wordless =
+        message["content"] == "" && (message["refusal"].is_string() || message["tool_calls"].is_array());
+    if wordless {
+        message["content"] = Value::Null;
     }
     let mut body = json!({
         "id": format!("chatcmpl-{log}"), "object": "chat.completion",

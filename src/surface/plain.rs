@@ -16,10 +16,12 @@ impl Encoder {
     }
 
     pub fn encode(&mut self, record: &Record, out: &mut Vec<u8>) {
-        let Some(kind @ (Kind::Token | Kind::Done)) = Kind::from_u8(record.draft.kind) else { return };
+        let Some(kind @ (Kind::Token | Kind::Refusal | Kind::Done)) = Kind::from_u8(record.draft.kind) else {
+            return;
+        };
         let id = EventId { log: self.log, position: record.position };
         match Event::parse(kind, &record.draft.payload) {
-            Ok(Event::Token(text)) => sse::write_text(out, Some(&id), &text),
+            Ok(Event::Token(text) | Event::Refusal(text)) => sse::write_text(out, Some(&id), &text),
             Ok(Event::Done(Done { status: Status::Completed, .. })) => {
                 sse::write(out, Some(&id), "", None, b"[DONE]");
             }

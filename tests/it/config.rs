@@ -240,7 +240,7 @@ fn bare_names_go_where_they_belong() {
         let pairs = if key { vec![("OPENAI_API_KEY", "sk")] } else { vec![] };
         let routes = load(text, &[]).expect("parses").routes(&environment(&pairs)).expect("routes");
         routes
-            .resolve(model)
+            .resolve(model, None)
             .map(|route| format!("{}:{}", route.targets[0].endpoint.name, route.targets[0].model))
     };
     let chosen = |text, key, model| resolve(text, key, model).expect(model);

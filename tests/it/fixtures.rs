@@ -12,7 +12,8 @@ pub(crate) const LOG: LogId = LogId(0x0198_0000_0000_0000_0000_0000_0000_0001);
 pub(crate) const FRAME_LIMIT: usize = 64 * 1024;
 
 pub(crate) struct Fixture {
-    /// The file's name, which names the snapshot too.
+    pub(crate) dialect: Provider,
+    /// The dialect's and the file's name, which name the snapshot too.
     pub(crate) name: String,
     pub(crate) bytes: Vec<u8>,
 }
@@ -24,26 +25,30 @@ impl Fixture {
     }
 }
 
-/// All fixtures of a dialect, by name.
+/// All fixtures, by dialect and name.
 pub(crate) fn all() -> Vec<Fixture> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/openai-chat");
-    let files = std::fs::read_dir(&folder).expect("the fixtures are there");
-    let mut fixtures: Vec<Fixture> = files
-        .map(|file| file.expect("readable").path())
-        .filter(|path| path.extension().is_some_and(|ext| ext == "sse" || ext == "json"))
-        .map(|path| Fixture {
-            name: path.file_name().expect("a file").to_string_lossy().into_owned(),
+    let mut fixtures = Vec::new();
+    for dialect in Provider::ALL.into_iter().filter(|dialect| *dialect != Provider::Demo) {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(dialect.name());
+        let Ok(files) = std::fs::read_dir(&folder) else { continue };
+        let mut files: Vec<PathBuf> = files.map(|file| file.expect("readable").path()).collect();
+        files.sort();
+        assert!(files.len() >= 10, "only {} fixtures in {}", files.len(), folder.display());
+        fixtures.extend(files.into_iter().map(|path| Fixture {
+            dialect,
+            name: format!("{}/{}", dialect.name(), path.file_name().expect("a file").to_string_lossy()),
             bytes: std::fs::read(&path).expect("readable"),
-        })
-        .collect();
-    fixtures.sort_by(|a, b| a.name.cmp(&b.name));
-    assert!(fixtures.len() > 30, "only {} fixtures in {}", fixtures.len(), folder.display());
+        }));
+    }
     fixtures
 }
 
-/// What a decoder makes of a body that arrives in these pieces.
-pub(crate) fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Frame>, Option<DecodeError>) {
-    let mut decoder = Provider::OpenAiChat.decoder(FRAME_LIMIT);
+/// What a dialect's decoder makes of a body that arrives in these pieces.
+pub(crate) fn decode<'a>(
+    dialect: Provider,
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+) -> (Vec<Frame>, Option<DecodeError>) {
+    let mut decoder = dialect.decoder(FRAME_LIMIT);
     let mut frames = Vec::new();
     for piece in pieces {
         if let Err(error) = decoder.push(piece, &mut frames) {
@@ -61,18 +66,19 @@ pub(crate) fn start() -> Event {
         model: "test-model".into(),
         provider: "test".into(),
         created_at: 1_761_500_000,
+        message: None,
     })
 }
 
 /// The log of an answer, begun and ended as the relay does it, but without retries.
 pub(crate) fn log_of(fixture: &Fixture) -> Vec<Record> {
     let (frames, error) = if fixture.whole() {
-        match Provider::OpenAiChat.decoder(FRAME_LIMIT).whole(&fixture.bytes) {
+        match fixture.dialect.decoder(FRAME_LIMIT).whole(&fixture.bytes) {
             Ok(frames) => (frames, None),
             Err(error) => (Vec::new(), Some(error)),
         }
     } else {
-        decode([fixture.bytes.as_slice()])
+        decode(fixture.dialect, [fixture.bytes.as_slice()])
     };
     let ended = frames.iter().flat_map(|frame| &frame.events).any(|event| matches!(event, Event::Done(_)));
     let mut drafts = vec![draft(&start())];

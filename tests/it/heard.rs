@@ -89,6 +89,10 @@ impl Heard {
             Surface::Native => self.native(block),
             Surface::Plain => self.plain(block),
             Surface::OpenAiChat => self.openai_chat(block),
+            Surface::OpenAiResponses => self.openai_responses(block),
+            Surface::Anthropic => self.anthropic(block),
+            Surface::Gemini => self.gemini(block),
+            Surface::AiSdk => self.ai_sdk(block),
         }
         if block.id.is_some() {
             self.id = block.id.clone();
@@ -133,6 +137,22 @@ impl Heard {
         self.text.push_str(said("refusal").unwrap_or_default());
         self.reasoning.push_str(said("reasoning_content").or(said("reasoning")).unwrap_or_default());
     }
+
+    fn openai_responses(&mut self, _block: &Block) {
+        todo!()
+    }
+
+    fn anthropic(&mut self, _block: &Block) {
+        todo!()
+    }
+
+    fn gemini(&mut self, _block: &Block) {
+        todo!()
+    }
+
+    fn ai_sdk(&mut self, _block: &Block) {
+        todo!()
+    }
 }
 
 /// The text and the reasoning of records.
@@ -140,7 +160,7 @@ pub(crate) fn spoken(records: &[Record]) -> (String, String) {
     let (mut text, mut reasoning) = (String::new(), String::new());
     for record in records {
         match Kind::from_u8(record.draft.kind).map(|kind| Event::parse(kind, &record.draft.payload)) {
-            Some(Ok(Event::Token(piece))) => text.push_str(&piece),
+            Some(Ok(Event::Token(piece) | Event::Refusal(piece))) => text.push_str(&piece),
             Some(Ok(Event::Reasoning(piece))) => reasoning.push_str(&piece),
             _ => {}
         }

@@ -150,6 +150,7 @@ fn made_up(random: &mut Random, events: usize, longest: usize) -> Vec<Record> {
                     id: Some("c".into()),
                     name: Some("f".into()),
                     arguments: None,
+                    signature: None,
                 }),
                 2 => Event::Usage(Usage { input_tokens: 1, ..Usage::default() }),
                 3 => Event::Notice(Notice {

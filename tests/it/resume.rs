@@ -202,7 +202,7 @@ fn spawn_watchers(viewers: &mut JoinSet<Report>, random: &mut Random, server: &S
     let other = if other == stream { "01jxk3v9c2m4n5p6q7r8s9t0va".into() } else { other };
     let address = server.address;
     for n in 0..WATCHERS {
-        for surface in Surface::ALL {
+        for surface in [Surface::Native, Surface::Plain, Surface::OpenAiChat] {
             let (stream, other, mut own) = (stream.clone(), other.clone(), random.fork());
             viewers.spawn(async move {
                 arrive(&mut own).await;

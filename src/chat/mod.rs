@@ -2,6 +2,12 @@
 //!
 //! Unknown fields ride along in `params`, so that a provider's newest option needs no release of ours. Known
 //! fields are checked here once, for every surface. Pure: values in, values out.
+//!
+//! `params`, where they differ from Chat Completions: `top_k` (Anthropic, Gemini, Ollama); `thinking_budget`, tokens for
+//! reasoning, 0 for none, -1 for as many as it likes; `max_completion_tokens` is `max_tokens`. Messages: an assistant's
+//! `reasoning` is a list of `{text, signature?, redacted?}`, a tool call may have a `signature`.
+
+pub mod asked;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -45,6 +51,20 @@ pub struct Request {
     pub stream: bool,
     /// Everything else that was asked: sampling, tools, provider options.
     pub params: Map<String, Value>,
+    /// What its client wrote, if that was another dialect than Chat Completions.
+    #[serde(skip)]
+    pub original: Option<Original>,
+}
+
+/// A request as its client wrote it. A provider of the same dialect is sent this rather than a translation, so that
+/// what we do not know of survives.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Original {
+    /// As a number of the provider module.
+    pub dialect: u8,
+    pub body: Map<String, Value>,
+    /// The dialect's own request headers, such as `anthropic-beta`.
+    pub headers: Vec<(String, String)>,
 }
 
 /// A message's text and role must be readable, all else is the provider's business.
@@ -73,13 +93,20 @@ impl Request {
             .map(|(at, item)| message(at, item))
             .collect::<Result<Vec<_>, _>>()?;
         check_params(&params)?;
-        Ok(Request { model, messages, stream, params })
+        Ok(Request { model, messages, stream, params, original: None })
+    }
+
+    /// The client's own body, if it is of this dialect (a number of the provider module).
+    pub fn verbatim(&self, dialect: u8) -> Option<&Original> {
+        self.original.as_ref().filter(|original| original.dialect == dialect)
     }
 
     /// The same request gives the same text, whatever the order of its fields was.
     pub fn fingerprint(&self) -> String {
         let mut text = String::new();
-        let value = json!({"model": self.model, "messages": self.messages, "stream": self.stream, "params": self.params});
+        let original = self.original.as_ref().map(|original| &original.body);
+        let value = json!({"model": self.model, "messages": self.messages, "stream": self.stream, "params": self.params,
+                           "original": original});
         canonical(&value, &mut text);
         text
     }

@@ -1,0 +1,19 @@
+//! The AI SDK's UI message stream.
+
+use super::Format;
+use crate::log::{LogId, Record};
+
+#[derive(Debug)]
+pub struct Encoder {
+    log: LogId,
+}
+
+impl Encoder {
+    pub fn new(format: Format, log: LogId) -> Encoder {
+        Encoder { log }
+    }
+
+    pub fn encode(&mut self, _record: &Record, _out: &mut Vec<u8>) {
+        todo!()
+    }
+}
