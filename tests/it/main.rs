@@ -21,6 +21,7 @@ mod watchers;
 
 mod api;
 mod architecture;
+mod asks;
 mod breaks;
 mod commands;
 mod config;
