@@ -251,7 +251,8 @@ impl State {
         if self.ended || line.trim_ascii().is_empty() {
             return Ok(());
         }
-        let line = serde_json::from_slice(line).map_err(|error| DecodeError::Malformed(error.to_string()))?;
+        let line = std::str::from_utf8(line).map_err(|error| DecodeError::Malformed(error.to_string()))?;
+        let line = super::json(line)?;
         let mut events = Vec::new();
         self.read(line, &mut events);
         if !events.is_empty() {

@@ -26,6 +26,14 @@ targets = [{ provider = "openai", model = "gpt-4o-mini" }]
 timeouts = { first_token_ms = 1500, between_tokens_ms = 1500 }
 `;
 
+// The same upstream in every dialect.
+const EVERY = ["openai-chat", "openai-responses", "anthropic", "gemini", "ollama"].map((dialect) => `
+[providers.${{ "openai-chat": "openai", "openai-responses": "responses" }[dialect] ?? dialect}]
+dialect = "${dialect}"
+base_url = "UPSTREAM${dialect.startsWith("openai") ? "/v1" : ""}"
+keys = ["test"]
+`).join("");
+
 const SUITES = [
   { name: "openai-python", file: "openai_python.py" },
   { name: "openai-node", file: "openai_node.mjs" },
@@ -35,6 +43,7 @@ const SUITES = [
   { name: "ws", file: "ws.mjs" },
   { name: "plain", file: "plain.mjs" },
   { name: "llmock", file: "llmock.mjs", llmock: true, config: JUDGED },
+  { name: "aimock", file: "aimock.mjs", provider: "aimock.mjs", config: EVERY },
 ];
 
 function binary() {
@@ -69,9 +78,9 @@ async function runSuite(suite, parts, bin) {
     return one;
   };
   try {
-    const upstream = await (suite.llmock ? startLlmock(parts.llmock) : startProvider(parts.node, path.join(here, "provider.mjs")));
+    const upstream = await (suite.llmock ? startLlmock(parts.llmock) : startProvider(parts.node, path.join(here, suite.provider ?? "provider.mjs")));
     mine.push(upstream.child);
-    const relay = await startRelay(bin, upstream.url, suite.config?.replace("UPSTREAM", upstream.url));
+    const relay = await startRelay(bin, upstream.url, suite.config?.replaceAll("UPSTREAM", upstream.url));
     mine.push(relay.child);
     const env = {
       PATH: process.env.PATH, HOME: scratch, TMPDIR: scratch, LANG: "C.UTF-8", NO_PROXY: "127.0.0.1", PYTHONDONTWRITEBYTECODE: "1",

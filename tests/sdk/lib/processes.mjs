@@ -61,7 +61,6 @@ export async function startProvider(node, file) {
   const end = Date.now() + 10_000;
   while (!/^\d+\n/.test(child.output) && child.how === undefined && Date.now() < end) await new Promise((done) => setTimeout(done, 20));
   const url = `http://127.0.0.1:${parseInt(child.output)}`;
-  await answers(child, `${url}/_log`, 5_000);
   return { child, url };
 }
 
