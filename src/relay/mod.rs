@@ -5,9 +5,11 @@
 
 pub mod follow;
 mod pump;
+pub mod health;
 pub mod rendition;
 pub mod route;
 pub mod running;
+pub mod seam;
 pub mod silence;
 pub mod tail;
 pub mod upstream;

@@ -1,0 +1,212 @@
+//! How providers have been doing of late: a circuit breaker for each target, a rest for each key that was refused.
+//!
+//! Passive: it learns from the requests that are made anyway. Time is an argument.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::route::{Endpoint, Target};
+
+/// When a target is given a rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Breaker {
+    /// So many failures in a row open it. Zero: never.
+    pub failures: u32,
+    /// How long it stays open before one request may try again.
+    pub open: Duration,
+}
+
+/// A target's circuit, by its customary names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Circuit {
+    Closed { failures: u32 },
+    Open { until: Instant },
+    /// One request is trying.
+    HalfOpen,
+}
+
+/// As it is reported.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    pub provider: String,
+    pub model: String,
+    /// `closed`, `open` or `half-open`.
+    pub circuit: &'static str,
+}
+
+/// A provider's name and its model's.
+type Place = (String, String);
+/// A provider's name and its key.
+type Key = (String, String);
+
+#[derive(Debug, Default)]
+pub struct Health {
+    circuits: Mutex<HashMap<Place, Circuit>>,
+    /// Keys that are not to be used until then.
+    resting: Mutex<HashMap<Key, Instant>>,
+}
+
+/// A request that a circuit let through. Dropped without a verdict, it says nothing about the target.
+#[derive(Debug)]
+pub struct Trial {
+    health: Arc<Health>,
+    place: Place,
+    breaker: Breaker,
+    probe: bool,
+}
+
+impl Health {
+    /// Lets a request through, unless the target's circuit is open or already being tried.
+    pub fn admit(self: &Arc<Self>, target: &Target, breaker: Breaker, now: Instant) -> Option<Trial> {
+        let place = (target.endpoint.name.clone(), target.model.clone());
+        let mut circuits = lock(&self.circuits);
+        let circuit = circuits.entry(place.clone()).or_insert(Circuit::Closed { failures: 0 });
+        let probe = match *circuit {
+            _ if breaker.failures == 0 => false,
+            Circuit::Closed { .. } => false,
+            Circuit::Open { until } if until <= now => true,
+            Circuit::Open { .. } | Circuit::HalfOpen => return None,
+        };
+        if probe {
+            *circuit = Circuit::HalfOpen;
+        }
+        drop(circuits);
+        Some(Trial { health: self.clone(), place, breaker, probe })
+    }
+
+    /// The first key of the provider that is not resting; none too for a provider that has no keys.
+    pub fn key<'a>(&self, endpoint: &'a Endpoint, now: Instant) -> Option<&'a str> {
+        let mut resting = lock(&self.resting);
+        resting.retain(|_, until| *until > now);
+        let fresh = |key: &&String| !resting.contains_key(&(endpoint.name.clone(), (*key).clone()));
+        endpoint.keys.iter().find(fresh).map(String::as_str)
+    }
+
+    /// Keeps a key from being used for a while.
+    pub fn rest(&self, endpoint: &Endpoint, key: &str, until: Instant) {
+        lock(&self.resting).insert((endpoint.name.clone(), key.to_owned()), until);
+    }
+
+    /// Every target that was ever asked, in order.
+    pub fn report(&self) -> Vec<Condition> {
+        let circuits = lock(&self.circuits);
+        let mut report: Vec<Condition> = circuits
+            .iter()
+            .map(|((provider, model), circuit)| Condition {
+                provider: provider.clone(),
+                model: model.clone(),
+                circuit: match circuit {
+                    Circuit::Closed { .. } => "closed",
+                    Circuit::Open { .. } => "open",
+                    Circuit::HalfOpen => "half-open",
+                },
+            })
+            .collect();
+        report.sort_by(|a, b| (&a.provider, &a.model).cmp(&(&b.provider, &b.model)));
+        report
+    }
+
+    fn set(&self, place: &Place, change: impl FnOnce(Circuit) -> Circuit) {
+        if let Some(circuit) = lock(&self.circuits).get_mut(place) {
+            *circuit = change(*circuit);
+        }
+    }
+}
+
+impl Trial {
+    /// The target answered to the end.
+    pub fn succeeded(mut self) {
+        self.probe = false;
+        self.health.set(&self.place, |_| Circuit::Closed { failures: 0 });
+    }
+
+    /// The target failed, before its first word or after.
+    pub fn failed(mut self, now: Instant) {
+        let probe = std::mem::take(&mut self.probe);
+        let open = Circuit::Open { until: now + self.breaker.open };
+        let most = self.breaker.failures;
+        self.health.set(&self.place, |circuit| match circuit {
+            _ if most == 0 => Circuit::Closed { failures: 0 },
+            Circuit::Closed { failures } if failures + 1 < most => Circuit::Closed { failures: failures + 1 },
+            // Others that were under way when it opened do not keep it open for longer.
+            Circuit::Open { until } if !probe => Circuit::Open { until },
+            Circuit::HalfOpen if !probe => Circuit::HalfOpen,
+            _ => open,
+        });
+    }
+}
+
+impl Drop for Trial {
+    /// A probe that was called off leaves its place to the next.
+    fn drop(&mut self) {
+        if self.probe {
+            self.health.set(&self.place, |circuit| match circuit {
+                Circuit::HalfOpen => Circuit::Open { until: Instant::now() },
+                other => other,
+            });
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provider::Provider;
+
+    fn target() -> Target {
+        let endpoint = Endpoint {
+            name: "p".into(),
+            dialect: Provider::OpenAiChat,
+            base_url: String::new(),
+            keys: vec!["a".into(), "b".into()],
+            headers: Vec::new(),
+        };
+        Target { endpoint, model: "m".into() }
+    }
+
+    #[test]
+    fn a_circuit_opens_is_tried_once_and_closes() {
+        let (health, target, now) = (Arc::new(Health::default()), target(), Instant::now());
+        let breaker = Breaker { failures: 2, open: Duration::from_secs(10) };
+        let admit = |at: Instant| health.admit(&target, breaker, at);
+        let fail = |at: Instant| admit(at).expect("let through").failed(at);
+        fail(now);
+        admit(now).expect("one failure is none").succeeded();
+        fail(now);
+        fail(now);
+        assert!(admit(now).is_none(), "open");
+        let later = now + Duration::from_secs(10);
+        let probe = admit(later).expect("one may try");
+        assert!(admit(later).is_none(), "only one");
+        probe.failed(later);
+        assert!(admit(later).is_none(), "open again");
+        let much_later = later + Duration::from_secs(10);
+        drop(admit(much_later).expect("tries, and is called off"));
+        let probe = health.admit(&target, breaker, Instant::now() + Duration::from_secs(60)).expect("the next one");
+        assert_eq!(health.report()[0].circuit, "half-open");
+        probe.succeeded();
+        assert!(admit(now).is_some() && admit(now).is_some());
+        let off = Breaker { failures: 0, ..breaker };
+        for _ in 0..9 {
+            health.admit(&target, off, now).expect("never opens").failed(now);
+        }
+    }
+
+    #[test]
+    fn a_refused_key_rests() {
+        let (health, target, now) = (Health::default(), target(), Instant::now());
+        let endpoint = &target.endpoint;
+        assert_eq!(health.key(endpoint, now), Some("a"));
+        let until = now + Duration::from_secs(1);
+        health.rest(endpoint, "a", until);
+        assert_eq!(health.key(endpoint, now), Some("b"));
+        health.rest(endpoint, "b", until);
+        assert_eq!(health.key(endpoint, now), None);
+        assert_eq!(health.key(endpoint, until), Some("a"));
+    }
+}
