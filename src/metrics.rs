@@ -60,6 +60,12 @@ pub struct Metrics {
     pub time_to_first_token: Seconds,
     /// Between one token and the next.
     pub time_between_tokens: Seconds,
+    /// How long what came before the first word was held back.
+    pub first_frame_held: Seconds,
+    /// Seams in streams: retries, fallbacks, continuations.
+    pub seams: Family<Code, Counter>,
+    /// Token events that nobody had read when their stream ended.
+    pub upstream_tokens_unread: Counter,
     /// Token events appended to logs.
     pub tokens: Counter,
     /// Tokens as providers counted them.
@@ -99,6 +105,9 @@ impl Default for Metrics {
             connection_duration: Family::new_with_constructor(seconds),
             time_to_first_token: seconds(),
             time_between_tokens: seconds(),
+            first_frame_held: seconds(),
+            seams: Family::default(),
+            upstream_tokens_unread: Counter::default(),
             tokens: Counter::default(),
             token_usage: Family::default(),
             resumes: Family::default(),
@@ -133,6 +142,12 @@ impl Metrics {
         own.register_with_unit(name, help, Unit::Seconds, self.time_to_first_token.clone());
         let (name, help) = ("time_between_tokens", "Between one token and the next");
         own.register_with_unit(name, help, Unit::Seconds, self.time_between_tokens.clone());
+        let (name, help) = ("first_frame_held", "How long what came before the first word was held back");
+        own.register_with_unit(name, help, Unit::Seconds, self.first_frame_held.clone());
+        own.register("seams", "Retries, fallbacks and continuations", self.seams.clone());
+        let (name, help) =
+            ("upstream_tokens_unread", "Token events that nobody had read when their stream ended");
+        own.register(name, help, self.upstream_tokens_unread.clone());
         own.register("tokens", "Token events appended to logs", self.tokens.clone());
         own.register("resumes", "Reads that came with a position, by what they met", self.resumes.clone());
         let (name, help) =

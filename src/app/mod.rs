@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use crate::auth::{Access, Principal, Role};
 use crate::config::{Config, Environment};
 use crate::hub::{self, Hub};
+use crate::limits::ledger::Ledger;
 use crate::limits::{self, Permits};
 use crate::log::LogId;
 use crate::metrics::Metrics;
@@ -63,6 +64,7 @@ pub struct App {
     pub settings: ArcSwap<Settings>,
     pub edge: Edge,
     pub limits: limits::Options,
+    pub ledger: Arc<Ledger>,
     pub running_permits: Permits<String>,
     pub stream_viewers: Permits<LogId>,
     pub session_viewers: Permits<(String, String)>,
@@ -121,6 +123,7 @@ impl App {
             session_viewers: Permits::new(limits.viewers_per_session),
             user_viewers: Permits::new(limits.viewers_per_user),
             limits,
+            ledger: Ledger::new(limits.budgets),
             tracker,
             phase: watch::Sender::new(Phase::Serving),
         });

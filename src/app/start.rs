@@ -12,7 +12,7 @@ use crate::hub::Session;
 use crate::log::LogId;
 use crate::relay::route::UnknownModel;
 use crate::relay::running::{OnDisconnect, Running};
-use crate::relay::{Facts, Spec};
+use crate::relay::{Facts, Spec, since_start};
 use crate::store::{self, Claim};
 
 /// What a client asked for, checked for its form.
@@ -53,6 +53,8 @@ pub enum StartError {
     Draining,
     #[error("you have {limit} streams running already")]
     TooManyStreams { limit: u64 },
+    #[error("your budget of tokens is spent")]
+    BudgetExceeded { wait: Duration },
     #[error("there is no session \"{0}\"")]
     NoSession(String),
     #[error("your role does not allow it to start streams")]
@@ -96,7 +98,8 @@ impl App {
             return Err(StartError::NotAllowed);
         }
         let dialect = wish.request.original.as_ref().map(|original| original.dialect);
-        let route = self.settings.load().routes.resolve(&wish.request.model, dialect)?;
+        let mut route = self.settings.load().routes.resolve(&wish.request.model, dialect)?;
+        route.draw(random);
         if let Some(target) = route.targets.first() {
             target.endpoint.dialect.ask(&wish.request, &target.model)?;
         }
@@ -104,6 +107,11 @@ impl App {
         let permit = self.running_permits.take(&principal.allowance);
         let permit =
             permit.ok_or(StartError::TooManyStreams { limit: self.limits.running_streams_per_user })?;
+        let account = self.ledger.account(&principal.allowance);
+        let wait = account.wait(since_start());
+        if !wait.is_zero() {
+            return Err(StartError::BudgetExceeded { wait });
+        }
         let facts = Facts {
             tenant: principal.tenant.clone(),
             user: principal.user.clone(),
@@ -117,6 +125,7 @@ impl App {
             on_disconnect: wish.on_disconnect,
             facts,
             message: wish.message,
+            account,
         };
         let created = self.relay.create(spec).await?;
         let (id, running) = (created.id, created.running.clone());
@@ -204,6 +213,11 @@ impl App {
             }
         });
     }
+}
+
+/// From 0 to 1. An id's random bits are as good as any.
+fn random() -> f64 {
+    f64::from(ulid::Ulid::generate().0 as u32) / f64::from(u32::MAX)
 }
 
 fn replayed(value: &str, print: &str) -> Result<Started, StartError> {

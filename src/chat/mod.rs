@@ -67,6 +67,10 @@ pub struct Original {
     pub headers: Vec<(String, String)>,
 }
 
+/// Asks for the rest of an answer, of a model that cannot be given its beginning.
+const GO_ON: &str = "Your answer was cut off. Go on exactly where it stopped, without repeating anything and without a \
+                     word about the interruption.";
+
 /// A message's text and role must be readable, all else is the provider's business.
 const ROLES: [&str; 6] = ["system", "developer", "user", "assistant", "tool", "function"];
 
@@ -94,6 +98,22 @@ impl Request {
             .collect::<Result<Vec<_>, _>>()?;
         check_params(&params)?;
         Ok(Request { model, messages, stream, params, original: None })
+    }
+
+    /// The request that goes on with an answer which broke off after `text`, of about `tokens` tokens. With `prefill` the
+    /// text is the model's own, to be gone on with; without it the model is told so.
+    pub fn gone_on(&self, text: &str, tokens: u64, prefill: bool) -> Request {
+        let mut request = Request { original: None, ..self.clone() };
+        request.messages.push(Message::new("assistant", text));
+        if !prefill {
+            request.messages.push(Message::new("user", GO_ON));
+        }
+        for name in ["max_tokens", "max_completion_tokens"] {
+            if let Some(most) = request.params.get(name).and_then(Value::as_u64) {
+                request.params.insert(name.into(), most.saturating_sub(tokens).max(1).into());
+            }
+        }
+        request
     }
 
     /// The client's own body, if it is of this dialect (a number of the provider module).

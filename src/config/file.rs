@@ -83,6 +83,30 @@ pub struct ModelConfig {
     pub timeouts: TimeoutsConfig,
     #[serde(default)]
     pub retry: RetryConfig,
+    #[serde(default)]
+    pub breaker: BreakerConfig,
+    /// Go on with an answer in plain text when its provider breaks off.
+    #[serde(default = "on")]
+    pub r#continue: bool,
+    #[serde(default = "three")]
+    pub max_continuations: u32,
+    /// A stream slower than this has failed; 0: never.
+    #[serde(default)]
+    pub min_tokens_per_s: f64,
+    /// Identical requests of one user share one answer.
+    #[serde(default)]
+    pub cache: bool,
+    /// Whether the model takes the beginning of its own answer; not set: where its dialect is known to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefill: Option<bool>,
+}
+
+fn on() -> bool {
+    true
+}
+
+fn three() -> u32 {
+    3
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -90,6 +114,22 @@ pub struct ModelConfig {
 pub struct TargetConfig {
     pub provider: String,
     pub model: String,
+    /// Its share of the load among the targets that have a weight; those without are asked after them, in order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BreakerConfig {
+    pub failures: u32,
+    pub open_ms: u64,
+}
+
+impl Default for BreakerConfig {
+    fn default() -> BreakerConfig {
+        BreakerConfig { failures: 5, open_ms: 30_000 }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -156,6 +196,8 @@ pub struct LimitsConfig {
     pub stream_bytes: u64,
     pub user_bytes: u64,
     pub total_bytes: u64,
+    pub tokens_per_minute: u64,
+    pub tokens_per_day: u64,
 }
 
 impl Default for LimitsConfig {
@@ -171,6 +213,8 @@ impl Default for LimitsConfig {
             stream_bytes: 32 * 1024 * 1024,
             user_bytes: 128 * 1024 * 1024,
             total_bytes: 512 * 1024 * 1024,
+            tokens_per_minute: 0,
+            tokens_per_day: 0,
         }
     }
 }

@@ -13,10 +13,15 @@ use anyhow::{Context, Result, bail};
 
 use crate::auth::{Access, Digest, Principal, digest_of};
 use crate::limits;
+use crate::limits::ledger::Budgets;
 use crate::provider::Provider;
-use crate::relay::route::{Alias, Endpoint, Retry, Routes, Timeouts};
+use crate::relay::health::Breaker;
+use crate::relay::route::{Alias, Continuing, Endpoint, Named, Policy, Retry, Routes, Timeouts};
 
 pub use file::*;
+
+/// Where no alias says otherwise.
+const MOST_CONTINUATIONS: u32 = 3;
 
 /// The environment, as pairs, so that tests can pass their own.
 pub type Environment = BTreeMap<String, String>;
@@ -128,8 +133,15 @@ impl Config {
         for (name, model) in &self.models {
             aliases.insert(name.clone(), alias(model, &endpoints).with_context(|| format!("models.{name}"))?);
         }
-        let (timeouts, retry) = (TimeoutsConfig::default().into(), RetryConfig::default().into());
-        Ok(Routes { endpoints, aliases, default, timeouts, retry })
+        let policy = Policy {
+            timeouts: TimeoutsConfig::default().into(),
+            retry: RetryConfig::default().into(),
+            breaker: BreakerConfig::default().into(),
+            continuing: Continuing { most: MOST_CONTINUATIONS, prefill: None },
+            min_tokens_per_s: 0.0,
+            cache: false,
+        };
+        Ok(Routes { endpoints, aliases, default, policy })
     }
 
     /// Limits by heads; those by user are off under open access unless they are set.
@@ -142,6 +154,7 @@ impl Config {
             viewers_per_user: unless_open(limits.viewers_per_user, 1_000),
             viewers_per_stream: limits.viewers_per_stream,
             viewers_per_session: limits.viewers_per_session,
+            budgets: Budgets { per_minute: limits.tokens_per_minute, per_day: limits.tokens_per_day },
         }
     }
 }
@@ -154,6 +167,12 @@ impl From<TimeoutsConfig> for Timeouts {
             between_tokens: Duration::from_millis(config.between_tokens_ms),
             total: Duration::from_millis(config.total_ms),
         }
+    }
+}
+
+impl From<BreakerConfig> for Breaker {
+    fn from(config: BreakerConfig) -> Breaker {
+        Breaker { failures: config.failures, open: Duration::from_millis(config.open_ms) }
     }
 }
 
@@ -247,9 +266,23 @@ fn alias(config: &ModelConfig, endpoints: &BTreeMap<String, Endpoint>) -> Result
     if config.retry.attempts == 0 {
         bail!("retry.attempts: at least 1, the first request counts");
     }
-    let targets =
-        config.targets.iter().map(|target| (target.provider.clone(), target.model.clone())).collect();
-    Ok(Alias { targets, timeouts: config.timeouts.into(), retry: config.retry.into() })
+    let named = |target: &TargetConfig| Named {
+        provider: target.provider.clone(),
+        model: target.model.clone(),
+        weight: target.weight,
+    };
+    let policy = Policy {
+        timeouts: config.timeouts.into(),
+        retry: config.retry.into(),
+        breaker: config.breaker.into(),
+        continuing: Continuing {
+            most: if config.r#continue { config.max_continuations } else { 0 },
+            prefill: config.prefill,
+        },
+        min_tokens_per_s: config.min_tokens_per_s,
+        cache: config.cache,
+    };
+    Ok(Alias { targets: config.targets.iter().map(named).collect(), policy })
 }
 
 /// A provider that the environment alone can name.

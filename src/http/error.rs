@@ -81,6 +81,7 @@ impl ApiError {
                 StatusCode::GATEWAY_TIMEOUT
             }
             "too_large" => StatusCode::PAYLOAD_TOO_LARGE,
+            "budget_exceeded" => StatusCode::TOO_MANY_REQUESTS,
             "store_full" | "store_unavailable" | "interrupted" => StatusCode::SERVICE_UNAVAILABLE,
             // Not a standard status, but what the field uses for a request that its own side called off.
             "cancelled" => StatusCode::from_u16(499).unwrap_or(StatusCode::CONFLICT),
@@ -147,6 +148,9 @@ impl From<StartError> for ApiError {
             StartError::Invalid(invalid) => invalid.into(),
             StartError::Draining => ApiError::draining(),
             StartError::TooManyStreams { .. } => ApiError::limited("too_many_streams", message, 5),
+            StartError::BudgetExceeded { wait } => {
+                ApiError::limited("budget_exceeded", message, wait.as_secs().max(1))
+            }
             StartError::NoSession(_) => ApiError::not_found(message),
             StartError::NotAllowed => ApiError::not_allowed(message),
             StartError::KeyReused => ApiError::new(StatusCode::CONFLICT, "idempotency_key_reused", message),

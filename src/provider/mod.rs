@@ -88,6 +88,11 @@ impl Provider {
         }
     }
 
+    /// Whether its models go on with the beginning of an answer that stands last in a request.
+    pub fn prefills(self) -> bool {
+        matches!(self, Provider::Anthropic | Provider::Ollama | Provider::Demo)
+    }
+
     /// The header that carries a key.
     pub fn credential(self, key: &str) -> (&'static str, String) {
         match self {

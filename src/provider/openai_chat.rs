@@ -178,6 +178,7 @@ impl From<WireUsage> for Usage {
             output_tokens: wire.completion_tokens.unwrap_or_default(),
             cached_tokens: wire.prompt_tokens_details.and_then(|details| details.cached_tokens),
             reasoning_tokens: wire.completion_tokens_details.and_then(|details| details.reasoning_tokens),
+            estimated: false,
         }
     }
 }

@@ -20,8 +20,12 @@ pub struct Breaker {
 /// A target's circuit, by its customary names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Circuit {
-    Closed { failures: u32 },
-    Open { until: Instant },
+    Closed {
+        failures: u32,
+    },
+    Open {
+        until: Instant,
+    },
     /// One request is trying.
     HalfOpen,
 }
@@ -75,12 +79,21 @@ impl Health {
         Some(Trial { health: self.clone(), place, breaker, probe })
     }
 
-    /// The first key of the provider that is not resting; none too for a provider that has no keys.
+    /// A key of the provider that is not resting, else the one that has rested longest.
     pub fn key<'a>(&self, endpoint: &'a Endpoint, now: Instant) -> Option<&'a str> {
+        let resting = lock(&self.resting);
+        let until = |key: &&String| {
+            let until = resting.get(&(endpoint.name.clone(), (*key).clone())).copied();
+            until.filter(|until| *until > now)
+        };
+        endpoint.keys.iter().min_by_key(until).map(String::as_str)
+    }
+
+    /// Whether a key of the provider is not resting.
+    pub fn has_fresh_key(&self, endpoint: &Endpoint, now: Instant) -> bool {
         let mut resting = lock(&self.resting);
         resting.retain(|_, until| *until > now);
-        let fresh = |key: &&String| !resting.contains_key(&(endpoint.name.clone(), (*key).clone()));
-        endpoint.keys.iter().find(fresh).map(String::as_str)
+        endpoint.keys.iter().any(|key| !resting.contains_key(&(endpoint.name.clone(), key.clone())))
     }
 
     /// Keeps a key from being used for a while.
@@ -166,7 +179,7 @@ mod tests {
             keys: vec!["a".into(), "b".into()],
             headers: Vec::new(),
         };
-        Target { endpoint, model: "m".into() }
+        Target { endpoint, model: "m".into(), weight: None }
     }
 
     #[test]
@@ -187,7 +200,8 @@ mod tests {
         assert!(admit(later).is_none(), "open again");
         let much_later = later + Duration::from_secs(10);
         drop(admit(much_later).expect("tries, and is called off"));
-        let probe = health.admit(&target, breaker, Instant::now() + Duration::from_secs(60)).expect("the next one");
+        let probe =
+            health.admit(&target, breaker, Instant::now() + Duration::from_secs(60)).expect("the next one");
         assert_eq!(health.report()[0].circuit, "half-open");
         probe.succeeded();
         assert!(admit(now).is_some() && admit(now).is_some());
@@ -205,8 +219,10 @@ mod tests {
         let until = now + Duration::from_secs(1);
         health.rest(endpoint, "a", until);
         assert_eq!(health.key(endpoint, now), Some("b"));
-        health.rest(endpoint, "b", until);
-        assert_eq!(health.key(endpoint, now), None);
-        assert_eq!(health.key(endpoint, until), Some("a"));
+        assert!(health.has_fresh_key(endpoint, now));
+        health.rest(endpoint, "b", until + Duration::from_secs(1));
+        assert!(!health.has_fresh_key(endpoint, now));
+        assert_eq!(health.key(endpoint, now), Some("a"), "the one that is back sooner");
+        assert!(health.has_fresh_key(endpoint, until));
     }
 }

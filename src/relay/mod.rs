@@ -3,9 +3,13 @@
 //! A stream is registered in the store before its provider is called, so that an early reconnect finds it. From
 //! then on it belongs to nobody's connection: it ends by its provider, by cancel, by failure or by policy.
 
+mod attempts;
 pub mod follow;
-mod pump;
+mod guard;
+mod halt;
 pub mod health;
+mod progress;
+mod pump;
 pub mod rendition;
 pub mod route;
 pub mod running;
@@ -27,6 +31,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::chat::Request;
 use crate::event::{Event, Start};
+use crate::limits::ledger::Account;
 use crate::log::{Batch, Draft, Framing, LogId, Position};
 use crate::metrics::{Metrics, Sampler};
 use crate::provider::Provider;
@@ -65,6 +70,8 @@ pub struct Spec {
     pub facts: Facts,
     /// The answer's id in its client's own terms, see `event::Start`.
     pub message: Option<String>,
+    /// Who pays.
+    pub account: Account,
 }
 
 /// A stream that exists and can be read, and whose provider has not been called yet.
@@ -80,6 +87,7 @@ pub struct Relay {
     pub tracker: TaskTracker,
     options: Options,
     upstreams: upstream::Upstreams,
+    pub health: Arc<health::Health>,
     running: Mutex<HashMap<LogId, Arc<Running>>>,
     tails: Mutex<HashMap<LogId, Weak<Tail>>>,
     sampler: Arc<Sampler>,
@@ -98,6 +106,7 @@ impl Relay {
             tracker,
             options,
             upstreams: upstream::Upstreams::default(),
+            health: Arc::default(),
             running: Mutex::default(),
             tails: Mutex::default(),
             sampler: Arc::default(),
@@ -137,7 +146,7 @@ impl Relay {
         let running = Running::new(id, spec.on_disconnect);
         lock(&self.running).insert(id, running.clone());
         self.metrics.streams_running.inc();
-        let job = pump::Job::new(running.clone(), spec.request, spec.route, head);
+        let job = pump::Job::new(running.clone(), spec.request, spec.route, spec.account, head);
         Ok(Created { id, running, job })
     }
 
@@ -246,6 +255,12 @@ impl Relay {
         self.metrics.bytes_held.set(i64::try_from(self.store.held()).unwrap_or(i64::MAX));
         lock(&self.tails).retain(|_, tail| tail.strong_count() > 0);
     }
+}
+
+/// A clock that never goes back: the time since this process first asked.
+pub fn since_start() -> std::time::Duration {
+    static START: std::sync::LazyLock<std::time::Instant> = std::sync::LazyLock::new(std::time::Instant::now);
+    START.elapsed()
 }
 
 /// Now, in milliseconds since the Unix epoch.

@@ -1,173 +1,151 @@
-//! From the provider's socket into the log: bytes, decoder, append; retries before the first token; deadlines.
+//! From the provider's socket into the log: bytes, decoder, append; deadlines. What is asked next after a failure is
+//! `attempts`.
 //!
 //! The pump is the only writer of its log. It stops for its provider's end, for a cancel, for a deadline or for a
 //! full store, and whatever stops it is said in the log. Only a log that was taken away ends without a word.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep, sleep};
-use tracing::{Instrument, info, info_span, warn};
+use tokio::time::{Instant, sleep};
+use tracing::{Span, info, info_span, warn};
 
+use super::guard::Guard;
+use super::halt::{Halt, ending};
+use super::progress::Progress;
 use super::route::{Route, Target};
-use super::running::{Running, Stop};
+use super::running::Running;
 use super::upstream::{Answer, Body, Fault};
-use super::{Relay, now_ms};
+use super::{Relay, now_ms, since_start};
 use crate::chat::Request;
-use crate::event::{Done, Event, Kind, Notice, Status};
+use crate::event::{Done, Event, Kind, Status};
+use crate::limits::ledger::Account;
 use crate::log::{Batch, Draft, Framing, Position};
 use crate::metrics::{Ended, TokenType};
-use crate::provider::{DecodeError, Decoder, Frame};
+use crate::provider::{Decoder, Frame};
 use crate::store;
 
 /// Frames that say something to the reader, as opposed to counts and notices.
 const SPOKEN: [u8; 4] = [Kind::Token as u8, Kind::Refusal as u8, Kind::Reasoning as u8, Kind::Tool as u8];
 
 pub struct Job {
-    running: Arc<Running>,
-    request: Request,
-    route: Route,
+    pub(super) running: Arc<Running>,
+    pub(super) request: Request,
+    pub(super) route: Route,
+    account: Account,
+    /// Tokens that the account was charged with so far.
+    charged: u64,
     head: Position,
     weight: u64,
-    began: Instant,
+    pub(super) began: Instant,
     /// When the reader last heard something.
-    spoke: Option<Instant>,
+    pub(super) spoke: Option<Instant>,
+    pub(super) progress: Progress,
+    /// What came before the first word, until it is clear that the answer is not a failure.
+    early: Early,
+    /// Something of the answer is out, though it was not a word.
+    pub(super) committed: bool,
     guard: Guard,
+    /// The parent of what is logged here. Never entered: that would cost something at every poll.
+    pub(super) span: Span,
 }
+
+#[derive(Default)]
+struct Early {
+    drafts: Vec<Draft>,
+    since: Option<Instant>,
+}
+
+/// What comes before the first word is held back this long, and up to so many bytes.
+const EARLY_PATIENCE: Duration = Duration::from_secs(1);
+const EARLY_BYTES: usize = 64 * 1024;
 
 /// How long an answer in one piece may take at least, however short the patience with streams is.
 const WHOLE_PATIENCE: Duration = Duration::from_secs(600);
 
-/// Later than any deadline.
-const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
-
-/// What ends an attempt other than a proper end.
-enum Halt {
-    Stop(Stop),
-    Fault(Fault),
-    Store(store::Error),
-    TooLarge,
-}
-
-impl From<Fault> for Halt {
-    fn from(fault: Fault) -> Halt {
-        Halt::Fault(fault)
-    }
-}
-
-impl From<store::Error> for Halt {
-    fn from(error: store::Error) -> Halt {
-        Halt::Store(error)
-    }
-}
-
-impl From<DecodeError> for Halt {
-    fn from(error: DecodeError) -> Halt {
-        match error {
-            DecodeError::TooLarge(_) => Halt::TooLarge,
-            DecodeError::Malformed(_) => {
-                Halt::Fault(Fault::new("upstream_malformed", error.to_string(), true))
-            }
-        }
-    }
-}
-
 impl Job {
-    pub fn new(running: Arc<Running>, request: Request, route: Route, head: Position) -> Job {
+    pub fn new(
+        running: Arc<Running>,
+        request: Request,
+        route: Route,
+        account: Account,
+        head: Position,
+    ) -> Job {
         let guard = Guard::new(&running);
-        Job { running, request, route, head, weight: 0, began: Instant::now(), spoke: None, guard }
+        let asked_bytes = serde_json::to_vec(&request.messages).map_or(0, |text| text.len());
+        Job {
+            running,
+            progress: Progress::new(asked_bytes, route.policy.continuing.most > 0),
+            request,
+            route,
+            account,
+            charged: 0,
+            head,
+            weight: 0,
+            began: Instant::now(),
+            spoke: None,
+            early: Early::default(),
+            committed: false,
+            guard,
+            span: Span::none(),
+        }
     }
 
     /// Runs the stream to its end.
     pub async fn run(mut self, relay: &Relay) {
-        let target = self.route.targets.first().cloned();
+        let target = self.route.targets.first();
         let (provider, model) =
-            target.as_ref().map_or(("", ""), |target| (&target.endpoint.name, &target.model));
-        let span = info_span!("stream", stream.id = %self.running.id, provider, model);
-        async {
-            let halt = match &target {
-                Some(target) => self.attempts(relay, target).await.err(),
-                None => Some(Fault::new("connect_failed", "the model has no target", false).into()),
-            };
-            let Some(done) = halt.map_or(Some(None), |halt| ending(halt).map(Some)) else {
-                info!("the log was taken away");
-                return;
-            };
-            if let Some(done) = done
-                && let Err(Halt::Store(error)) =
-                    self.append(relay, vec![self.draft(&Event::Done(done))], true).await
+            target.map_or(("", ""), |target| (target.endpoint.name.as_str(), target.model.as_str()));
+        self.span = info_span!("stream", stream.id = %self.running.id, provider, model);
+        let halt = match self.charge() {
+            true => self.attempts(relay).await.err(),
+            false => Some(Halt::Budget),
+        };
+        let Some(done) = halt.map_or(Some(None), |halt| ending(halt).map(Some)) else {
+            info!(parent: &self.span, "the log was taken away");
+            return;
+        };
+        if let Some(mut done) = done {
+            // What was said was paid for, however it ended.
+            done.usage = done.usage.or(self.progress.cost());
+            if let Err(Halt::Store(error)) =
+                self.append(relay, vec![self.draft(&Event::Done(done))], true).await
                 && error != store::Error::NotFound
             {
-                warn!(%error, "the ending could not be stored");
+                warn!(parent: &self.span, %error, "the ending could not be stored");
             }
         }
-        .instrument(span)
-        .await;
     }
 
-    /// The first answer that gets through. A provider's own ending seals the log by itself.
-    async fn attempts(&mut self, relay: &Relay, target: &Target) -> Result<(), Halt> {
-        let mut attempt = 1;
-        loop {
-            let fault = match self.attempt(relay, target).await {
-                Err(Halt::Fault(fault)) => fault,
-                other => return other,
-            };
-            relay.metrics.upstream_error(fault.code);
-            let last = attempt >= self.route.retry.attempts || self.spoke.is_some() || !fault.retryable;
-            let wait = if last { None } else { self.backoff(attempt, &fault) };
-            let Some(wait) = wait else { return Err(self.give_up(fault, attempt)) };
-            warn!(code = fault.code, error = %fault, attempt, wait_ms = wait.as_millis() as u64, "asking again");
-            self.pause(wait).await?;
-            attempt += 1;
-            let notice = Notice {
-                code: "retried".into(),
-                message: format!("attempt {attempt} after: {fault}"),
-                provider: Some(target.endpoint.name.clone()),
-                model: Some(target.model.clone()),
-            };
-            let draft = self.draft(&Event::Notice(notice));
-            self.append(relay, vec![draft], false).await?;
-        }
+    /// Charges the account with what has come since; false once its budget is used up.
+    fn charge(&mut self) -> bool {
+        let cost = self.progress.usage();
+        let tokens = cost.input_tokens + cost.output_tokens;
+        let more = tokens.saturating_sub(self.charged);
+        self.charged += more;
+        more == 0 || self.account.spend(more, since_start())
     }
 
-    /// How long to wait before the next attempt, full jitter; None if the deadline does not allow it.
-    fn backoff(&self, attempt: u32, fault: &Fault) -> Option<Duration> {
-        let retry = self.route.retry;
-        let ceiling = retry.base.saturating_mul(1 << (attempt - 1).min(16)).min(retry.max);
-        // The id's random bits are as good as any for spreading clients.
-        let jitter = ceiling.mul_f64((ulid::Ulid::generate().0 as u32) as f64 / f64::from(u32::MAX));
-        // A provider that wants us gone for longer than we would wait is told to the client, with its wish.
-        let wait = match fault.retry_after {
-            Some(wish) if wish > retry.max => return None,
-            Some(wish) => wish.max(jitter),
-            None => jitter,
-        };
-        let total = self.route.timeouts.total;
-        (total.is_zero() || self.began.elapsed() + wait < total).then_some(wait)
-    }
-
-    fn give_up(&self, fault: Fault, attempts: u32) -> Halt {
-        if self.spoke.is_none()
-            && let Some(mut refusal) = fault.refusal.clone()
-        {
-            refusal.retried = attempts > 1;
-            let _set_once = self.running.refusal.set(*refusal);
-        }
-        Halt::Fault(fault)
-    }
-
-    async fn attempt(&mut self, relay: &Relay, target: &Target) -> Result<(), Halt> {
-        let ask = target.endpoint.dialect.ask(&self.request, &target.model);
+    pub(super) async fn attempt(
+        &mut self,
+        relay: &Relay,
+        target: &Target,
+        key: Option<&str>,
+    ) -> Result<(), Halt> {
+        self.early = Early::default();
+        let policy = self.route.policy;
+        let prefill = policy.continuing.prefill.unwrap_or(target.endpoint.dialect.prefills());
+        let gone_on = self.progress.goes_on().then(|| {
+            let text = self.progress.only_text().unwrap_or_default();
+            self.request.gone_on(text, self.progress.text_tokens(), prefill)
+        });
+        let ask = target.endpoint.dialect.ask(gone_on.as_ref().unwrap_or(&self.request), &target.model);
         let ask = ask.map_err(|invalid| Fault::new("invalid", invalid.to_string(), false))?;
-        let connect = self.route.timeouts.connect;
         let asked = Instant::now();
         let _open = Open::new(relay);
         let answer = {
             let deadline = self.deadline(asked);
-            let call = relay.upstreams.ask(target, ask, connect, now_ms() / 1000);
+            let call = relay.upstreams.ask(target, key, ask, policy.timeouts.connect, now_ms() / 1000);
             self.guard.wait(deadline, call).await?
         };
         let mut decoder = target.endpoint.dialect.decoder(relay.options.event_bytes);
@@ -217,27 +195,43 @@ impl Job {
         Ok(())
     }
 
-    /// Appends frames; true once one held the ending. An early in-band error is a fault, so that it can be retried.
+    /// Appends frames; true once one held the ending. What comes before the first word is held back for a moment, so that
+    /// an error in the answer's own words can still be retried.
     async fn take(&mut self, relay: &Relay, frames: &mut Vec<Frame>) -> Result<bool, Halt> {
         if frames.is_empty() {
             return Ok(false);
         }
-        let done = frames.iter().flat_map(|frame| &frame.events).find_map(|event| match event {
-            Event::Done(done) => Some(done.clone()),
-            _ => None,
-        });
-        let mut drafts = Vec::with_capacity(frames.len() + 1);
-        let at_ms = now_ms();
+        let mut drafts = std::mem::take(&mut self.early.drafts);
+        let (at_ms, mut done, mut spoken) = (now_ms(), None, 0);
         for frame in frames.drain(..) {
-            frame.into_drafts(at_ms, &mut drafts);
+            let mut news = Vec::with_capacity(frame.events.len());
+            let raw = frame.raw.filter(|_| !self.progress.goes_on());
+            frame.events.into_iter().for_each(|event| self.progress.take(event, &mut news));
+            spoken += news.iter().filter(|event| SPOKEN.contains(&(event.kind() as u8))).count() as u64;
+            if let Some(Event::Done(ending)) = news.last() {
+                done = Some(ending.clone());
+            }
+            Frame { events: news, raw }.into_drafts(at_ms, &mut drafts);
         }
-        let spoken = drafts.iter().filter(|draft| SPOKEN.contains(&draft.kind)).count() as u64;
+        let silent = self.spoke.is_none() && spoken == 0;
         if let Some(Done { status: Status::Failed, error: Some(error), .. }) = &done
-            && self.spoke.is_none()
-            && spoken == 0
+            && (silent || self.may_go_on())
         {
-            return Err(Fault::new("upstream_error", error.message.clone(), true).into());
+            drafts.retain(|draft| draft.kind != Kind::Done as u8);
+            let fault = Fault::new("upstream_error", error.message.clone(), true);
+            if !silent && !drafts.is_empty() {
+                self.append(relay, drafts, false).await?;
+                self.count_spoken(relay, spoken);
+            }
+            return Err(fault.into());
         }
+        if silent && done.is_none() && self.hold(&mut drafts) {
+            return Ok(false);
+        }
+        if let Some(since) = self.early.since.take() {
+            relay.metrics.first_frame_held.observe(since.elapsed().as_secs_f64());
+        }
+        self.committed = true;
         self.append(relay, drafts, done.is_some()).await?;
         self.running.spoke();
         if let Some(error) = done.as_ref().and_then(|done| done.error.as_ref()) {
@@ -246,12 +240,43 @@ impl Job {
         if spoken > 0 {
             self.count_spoken(relay, spoken);
         }
-        Ok(done.is_some())
+        if done.is_some() {
+            return Ok(true);
+        }
+        if !self.charge() {
+            return Err(Halt::Budget);
+        }
+        self.check_pace()?;
+        Ok(false)
+    }
+
+    /// Keeps drafts that hold no word yet; false if they have waited for long enough or are too many.
+    fn hold(&mut self, drafts: &mut Vec<Draft>) -> bool {
+        let since = *self.early.since.get_or_insert_with(Instant::now);
+        let size: usize = drafts.iter().map(Draft::weight).sum();
+        let holds = !self.committed && since.elapsed() < EARLY_PATIENCE && size < EARLY_BYTES;
+        if holds {
+            self.early.drafts = std::mem::take(drafts);
+        }
+        holds
+    }
+
+    fn check_pace(&mut self) -> Result<(), Halt> {
+        let floor = self.route.policy.min_tokens_per_s;
+        if floor > 0.0
+            && let Some(pace) = self.progress.pace(std::time::Instant::now())
+            && pace < floor
+        {
+            let message = format!("the provider says {pace:.1} tokens a second, at least {floor} are wanted");
+            return Err(Fault::new("too_slow", message, true).into());
+        }
+        Ok(())
     }
 
     fn count_spoken(&mut self, relay: &Relay, spoken: u64) {
         let now = Instant::now();
         relay.metrics.tokens.inc_by(spoken);
+        self.running.said(spoken);
         match self.spoke.replace(now) {
             None => {
                 let waited = (now - self.began).as_secs_f64();
@@ -262,7 +287,7 @@ impl Job {
         }
     }
 
-    async fn append(&mut self, relay: &Relay, drafts: Vec<Draft>, seal: bool) -> Result<(), Halt> {
+    pub(super) async fn append(&mut self, relay: &Relay, drafts: Vec<Draft>, seal: bool) -> Result<(), Halt> {
         let weight: u64 = drafts.iter().map(|draft| draft.weight() as u64).sum();
         let limit = relay.options.stream_bytes;
         if !seal && limit > 0 && self.weight + weight > limit {
@@ -282,9 +307,13 @@ impl Job {
     fn report(&self, relay: &Relay, payload: &[u8]) {
         let Ok(Event::Done(done)) = Event::parse(Kind::Done, payload) else { return };
         let metrics = &relay.metrics;
+        metrics.upstream_tokens_unread.inc_by(self.running.unread());
         metrics.streams.get_or_create_owned(&Ended { status: done.status.as_str() }).inc();
         metrics.operation_duration.observe(self.began.elapsed().as_secs_f64());
         if let Some(usage) = done.usage {
+            self.account.settle(usage);
+            let tokens = usage.input_tokens + usage.output_tokens;
+            self.account.refund(self.charged.saturating_sub(tokens));
             for (gen_ai_token_type, count) in [("input", usage.input_tokens), ("output", usage.output_tokens)]
             {
                 metrics.token_usage.get_or_create_owned(&TokenType { gen_ai_token_type }).inc_by(count);
@@ -292,24 +321,17 @@ impl Job {
         }
         let code = done.error.as_ref().map_or("", |error| &error.code);
         let message = done.error.as_ref().map_or("", |error| &error.message);
-        let elapsed_ms = self.began.elapsed().as_millis() as u64;
+        let (elapsed_ms, events) = (self.began.elapsed().as_millis() as u64, self.head.seq);
         if done.status == Status::Failed {
-            warn!(
-                status = "failed",
-                code,
-                error = message,
-                elapsed_ms,
-                events = self.head.seq,
-                "stream ended"
-            );
+            warn!(parent: &self.span, status = "failed", code, error = message, elapsed_ms, events, "stream ended");
         } else {
-            info!(status = done.status.as_str(), elapsed_ms, events = self.head.seq, "stream ended");
+            info!(parent: &self.span, status = done.status.as_str(), elapsed_ms, events, "stream ended");
         }
     }
 
     /// The next deadline and its error code.
     fn deadline(&self, asked: Instant) -> Option<(Instant, &'static str)> {
-        let timeouts = self.route.timeouts;
+        let timeouts = self.route.policy.timeouts;
         let silence = match self.spoke {
             // The first word of an answer in one piece is its last.
             None if !self.request.stream => {
@@ -325,7 +347,7 @@ impl Job {
         limits.map(|(limit, from, code)| (from + limit, code)).min()
     }
 
-    fn draft(&self, event: &Event) -> Draft {
+    pub(super) fn draft(&self, event: &Event) -> Draft {
         Draft {
             kind: event.kind() as u8,
             at_ms: now_ms(),
@@ -334,81 +356,12 @@ impl Job {
         }
     }
 
-    async fn pause(&mut self, wait: Duration) -> Result<(), Halt> {
+    pub(super) async fn pause(&mut self, wait: Duration) -> Result<(), Halt> {
         let pause = async {
             sleep(wait).await;
             Ok(())
         };
         self.guard.wait(None, pause).await
-    }
-}
-
-/// Watches over waits on the provider: for a stop, and for a deadline. Appends do not go through here, so that none is
-/// ever torn.
-struct Guard {
-    stopped: Pin<Box<dyn Future<Output = Stop> + Send>>,
-    /// Set to the earliest deadline so far. Deadlines mostly move on with every token: the timer looks back when it
-    /// fires, rather than being set again each time.
-    alarm: Pin<Box<Sleep>>,
-}
-
-impl Guard {
-    fn new(running: &Arc<Running>) -> Guard {
-        let watched = running.clone();
-        let stopped = Box::pin(async move { watched.stopped().await });
-        Guard { stopped, alarm: Box::pin(sleep(FAR)) }
-    }
-
-    /// Waits for `what`, unless the stream is stopped or runs into its deadline first.
-    async fn wait<T>(
-        &mut self,
-        deadline: Option<(Instant, &'static str)>,
-        what: impl Future<Output = Result<T, Fault>>,
-    ) -> Result<T, Halt> {
-        let late = async {
-            let Some((at, code)) = deadline else { return std::future::pending().await };
-            if at < self.alarm.deadline() {
-                self.alarm.as_mut().reset(at);
-            }
-            loop {
-                self.alarm.as_mut().await;
-                if at <= Instant::now() {
-                    return code;
-                }
-                self.alarm.as_mut().reset(at);
-            }
-        };
-        tokio::select! {
-            biased;
-            why = &mut self.stopped => Err(Halt::Stop(why)),
-            result = what => result.map_err(Halt::Fault),
-            code = late => Err(Fault::new(code, timeout_message(code), code != "total_timeout").into()),
-        }
-    }
-}
-
-/// How the log ends after a halt; None if it is not ours to end any more.
-fn ending(halt: Halt) -> Option<Done> {
-    Some(match halt {
-        Halt::Stop(Stop::Cancelled(by)) => Done::cancelled(by),
-        Halt::Stop(Stop::Interrupted) => {
-            Done { status: Status::Interrupted, ..Done::failed("interrupted", "the server is going away") }
-        }
-        Halt::Fault(fault) => Done::failed(fault.code, fault.message),
-        Halt::TooLarge => Done::failed("too_large", "the answer is larger than this server keeps"),
-        Halt::Store(store::Error::Full) => Done::failed("store_full", "the server has no room for more"),
-        Halt::Store(store::Error::Unavailable(_)) => {
-            Done::failed("store_unavailable", "the server cannot keep the answer at the moment")
-        }
-        Halt::Store(_) => return None,
-    })
-}
-
-fn timeout_message(code: &str) -> &'static str {
-    match code {
-        "first_token_timeout" => "the provider did not say anything in time",
-        "between_tokens_timeout" => "the provider fell silent",
-        _ => "the answer took longer than allowed",
     }
 }
 

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::health::Breaker;
 use crate::provider::{Provider, demo};
 
 /// A provider as configured.
@@ -48,27 +49,76 @@ pub struct Retry {
     pub max: Duration,
 }
 
+/// Going on with an answer whose provider broke off after its first word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Continuing {
+    /// So many times at most; zero: never.
+    pub most: u32,
+    /// Whether the text so far is given to the model as its own; None: where its dialect is known to take it.
+    pub prefill: Option<bool>,
+}
+
+/// How patient a route is, and what it does when a provider fails.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Policy {
+    pub timeouts: Timeouts,
+    pub retry: Retry,
+    pub breaker: Breaker,
+    pub continuing: Continuing,
+    /// A stream slower than this, in tokens a second, has failed. Zero: never.
+    pub min_tokens_per_s: f64,
+    /// Identical requests of one user share one answer.
+    pub cache: bool,
+}
+
 #[derive(Debug, Clone)]
 pub struct Target {
     pub endpoint: Endpoint,
     /// The provider's own name for the model.
     pub model: String,
+    /// Its share of the load among the targets that have one. Those without are asked in order when the others failed.
+    pub weight: Option<u32>,
 }
 
 /// What one request will do: the targets in order, and how patient to be with them.
 #[derive(Debug, Clone)]
 pub struct Route {
     pub targets: Vec<Target>,
-    pub timeouts: Timeouts,
-    pub retry: Retry,
+    pub policy: Policy,
 }
 
-/// An alias, as configured: targets are names of endpoints and models.
+impl Route {
+    /// Puts the targets that share the load into an order drawn by weight, before the others. `random`: from 0 to 1.
+    pub fn draw(&mut self, mut random: impl FnMut() -> f64) {
+        let (mut sharing, rest): (Vec<_>, Vec<_>) =
+            self.targets.drain(..).partition(|target| target.weight.is_some());
+        while !sharing.is_empty() {
+            let weight = |target: &Target| f64::from(target.weight.unwrap_or_default());
+            let total: f64 = sharing.iter().map(weight).sum();
+            let mut mark = random() * total;
+            let drawn = sharing.iter().position(|target| {
+                mark -= weight(target);
+                mark < 0.0
+            });
+            self.targets.push(sharing.remove(drawn.unwrap_or(0)));
+        }
+        self.targets.extend(rest);
+    }
+}
+
+/// A target as configured, by names.
+#[derive(Debug, Clone)]
+pub struct Named {
+    pub provider: String,
+    pub model: String,
+    pub weight: Option<u32>,
+}
+
+/// An alias, as configured.
 #[derive(Debug, Clone)]
 pub struct Alias {
-    pub targets: Vec<(String, String)>,
-    pub timeouts: Timeouts,
-    pub retry: Retry,
+    pub targets: Vec<Named>,
+    pub policy: Policy,
 }
 
 #[derive(Debug, Clone)]
@@ -77,8 +127,7 @@ pub struct Routes {
     pub aliases: BTreeMap<String, Alias>,
     /// Where bare names go that no prefix decides.
     pub default: String,
-    pub timeouts: Timeouts,
-    pub retry: Retry,
+    pub policy: Policy,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -106,11 +155,12 @@ impl Routes {
             let targets = alias
                 .targets
                 .iter()
-                .filter_map(|(endpoint, model)| {
-                    Some(Target { endpoint: self.endpoints.get(endpoint)?.clone(), model: model.clone() })
+                .filter_map(|Named { provider, model, weight }| {
+                    let endpoint = self.endpoints.get(provider)?.clone();
+                    Some(Target { endpoint, model: model.clone(), weight: *weight })
                 })
                 .collect();
-            return Ok(Route { targets, timeouts: alias.timeouts, retry: alias.retry });
+            return Ok(Route { targets, policy: alias.policy });
         }
         let named = model.split_once('/').and_then(|(name, rest)| Some((self.endpoints.get(name)?, rest)));
         let (endpoint, model) = match named {
@@ -122,9 +172,10 @@ impl Routes {
             .map(|endpoint| Target {
                 endpoint: self.spoken(endpoint, dialect).clone(),
                 model: model.to_owned(),
+                weight: None,
             });
         match target {
-            Some(target) => Ok(Route { targets: vec![target], timeouts: self.timeouts, retry: self.retry }),
+            Some(target) => Ok(Route { targets: vec![target], policy: self.policy }),
             None => Err(UnknownModel { model: model.to_owned(), known: self.names() }),
         }
     }

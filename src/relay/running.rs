@@ -1,6 +1,6 @@
 //! A stream whose provider is still at work on this node: who may stop it, who is looking, how it failed early.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -59,6 +59,8 @@ pub struct Running {
     pub finished: CancellationToken,
     stop: CancellationToken,
     stopped_by: OnceLock<Stop>,
+    /// Token events that came while nobody looked, since somebody last did.
+    unread: AtomicU64,
     viewers: watch::Sender<Looking>,
 }
 
@@ -92,6 +94,7 @@ impl Running {
             finished: CancellationToken::new(),
             stop: CancellationToken::new(),
             stopped_by: OnceLock::new(),
+            unread: AtomicU64::new(0),
             viewers: watch::Sender::new(Looking::default()),
         })
     }
@@ -111,7 +114,19 @@ impl Running {
         !self.spoke.load(Relaxed)
     }
 
+    /// Counts token events of which nobody may ever know.
+    pub fn said(&self, tokens: u64) {
+        if self.viewers.borrow().now == 0 {
+            self.unread.fetch_add(tokens, Relaxed);
+        }
+    }
+
+    pub fn unread(&self) -> u64 {
+        self.unread.load(Relaxed)
+    }
+
     pub fn attend(self: &Arc<Self>) -> Attendance {
+        self.unread.store(0, Relaxed);
         self.viewers.send_modify(|viewers| {
             viewers.now += 1;
             viewers.ever += 1;

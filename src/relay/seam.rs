@@ -92,7 +92,11 @@ mod tests {
         let said: String = (0..100).map(|n| format!("word{n} ")).collect();
         for size in [1, 5, 64, 200] {
             let again = format!("{said}and the end");
-            let pieces: Vec<&str> = again.as_bytes().chunks(size).map(|piece| std::str::from_utf8(piece).expect("ASCII")).collect();
+            let pieces: Vec<&str> = again
+                .as_bytes()
+                .chunks(size)
+                .map(|piece| std::str::from_utf8(piece).expect("ASCII"))
+                .collect();
             assert_eq!(joined(&said, &pieces), again, "in pieces of {size}");
         }
     }
@@ -100,7 +104,10 @@ mod tests {
     #[test]
     fn what_turns_out_to_be_no_repeat_is_said() {
         let said = "one two three four five six seven eight nine ten";
-        assert_eq!(joined(said, &["two three four ", "and so on"]), format!("{said}two three four and so on"));
+        assert_eq!(
+            joined(said, &["two three four ", "and so on"]),
+            format!("{said}two three four and so on")
+        );
     }
 
     #[test]

@@ -26,13 +26,16 @@ pub struct Fault {
     pub refusal: Option<Box<Refusal>>,
     /// Trying again may help.
     pub retryable: bool,
+    /// Another target may help.
+    pub elsewhere: bool,
     /// The provider's wish, when to try again.
     pub retry_after: Option<Duration>,
 }
 
 impl Fault {
     pub fn new(code: &'static str, message: impl Into<String>, retryable: bool) -> Fault {
-        Fault { code, message: message.into(), refusal: None, retryable, retry_after: None }
+        let message = message.into();
+        Fault { code, message, refusal: None, retryable, elsewhere: true, retry_after: None }
     }
 }
 
@@ -68,6 +71,7 @@ impl Upstreams {
     pub async fn ask(
         &self,
         target: &Target,
+        key: Option<&str>,
         ask: Ask,
         connect: Duration,
         created: u64,
@@ -78,7 +82,7 @@ impl Upstreams {
         }
         let client = self.client(&endpoint.name, connect)?;
         let url = format!("{}{}", endpoint.base_url, ask.path);
-        let request = client.post(url).headers(headers(endpoint, &ask.headers)?).body(ask.body);
+        let request = client.post(url).headers(headers(endpoint, key, &ask.headers)?).body(ask.body);
         let response = request.send().await.map_err(|error| fault(&endpoint.name, error))?;
         if !response.status().is_success() {
             return Err(refused(endpoint, response).await);
@@ -100,7 +104,7 @@ impl Upstreams {
             let client = self.client(&endpoint.name, MODELS_PATIENCE)?;
             let request = client
                 .get(format!("{}{}", endpoint.base_url, endpoint.dialect.models_path()))
-                .headers(headers(endpoint, &[])?);
+                .headers(headers(endpoint, endpoint.keys.first().map(String::as_str), &[])?);
             let response = request.send().await.map_err(|error| fault(&endpoint.name, error))?;
             Body::Http(response, endpoint.name.clone()).whole(MODELS_BYTES).await
         };
@@ -117,8 +121,12 @@ impl Upstreams {
 
     /// Builds the clients that routes will need: that reads certificates, which a first request should not wait for.
     pub fn warm(&self, routes: &Routes) {
-        let patience =
-            routes.aliases.values().map(|alias| alias.timeouts.connect).chain([routes.timeouts.connect]);
+        let patience = routes
+            .aliases
+            .values()
+            .map(|alias| alias.policy)
+            .chain([routes.policy])
+            .map(|policy| policy.timeouts.connect);
         let patience: Vec<_> = patience.collect();
         for endpoint in routes.endpoints.values().filter(|endpoint| endpoint.dialect != Provider::Demo) {
             for connect in &patience {
@@ -154,12 +162,12 @@ impl Upstreams {
 }
 
 /// Later ones win: the dialect's own, those of this request, the credential, what is configured.
-fn headers(endpoint: &Endpoint, own: &[(String, String)]) -> Result<HeaderMap, Fault> {
+fn headers(endpoint: &Endpoint, key: Option<&str>, own: &[(String, String)]) -> Result<HeaderMap, Fault> {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let fixed = endpoint.dialect.headers().iter().map(|(name, value)| (*name, (*value).to_owned()));
     let owned = |(name, value): &'_ (String, String)| (name.clone(), value.clone());
-    let credential = endpoint.keys.first().map(|key| endpoint.dialect.credential(key));
+    let credential = key.map(|key| endpoint.dialect.credential(key));
     let mut all: Vec<(String, String)> = fixed.map(|(name, value)| (name.to_owned(), value)).collect();
     all.extend(own.iter().map(owned));
     all.extend(credential.map(|(name, value)| (name.to_owned(), value)));
@@ -223,6 +231,8 @@ async fn refused(endpoint: &Endpoint, mut response: reqwest::Response) -> Fault 
         code: "upstream_status",
         message: format!("provider {name} refused: {said}"),
         retryable: matches!(status, 408 | 409 | 429) || status >= 500,
+        // A request that nobody can read is the client's own.
+        elsewhere: !matches!(status, 400 | 413 | 422),
         refusal: Some(Box::new(Refusal {
             dialect: endpoint.dialect as u8,
             status,

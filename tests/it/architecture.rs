@@ -34,7 +34,7 @@ const RULES: [Rule; 21] = [
     Rule { module: "telemetry", may: &[], must_not: &["axum", "reqwest", "moka", "redis"] },
     Rule {
         module: "relay",
-        may: &["chat", "event", "log", "provider", "surface", "sse", "store", "metrics"],
+        may: &["chat", "event", "limits", "log", "provider", "surface", "sse", "store", "metrics"],
         must_not: &["axum", "hyper", "moka", "redis"],
     },
     Rule {

@@ -1,6 +1,8 @@
-//! How much one may have at a time: counted permits by key, given back when dropped.
+//! How much one may have at a time: counted permits by key, given back when dropped. What one may spend is `ledger`.
 //!
 //! Rates are the governor's (`http::rate`); bytes are the store's. Pure: no clock, no I/O.
+
+pub mod ledger;
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -62,6 +64,8 @@ pub struct Options {
     pub viewers_per_stream: u64,
     pub viewers_per_session: u64,
     pub viewers_per_user: u64,
+    /// Tokens of each user.
+    pub budgets: ledger::Budgets,
 }
 
 #[cfg(test)]

@@ -1,0 +1,66 @@
+//! What stops a stream before its provider ends it, and how its log ends then.
+
+use super::running::Stop;
+use super::upstream::Fault;
+use crate::event::{Done, Status};
+use crate::provider::DecodeError;
+use crate::store;
+
+/// What ends an attempt other than a proper end.
+pub enum Halt {
+    Stop(Stop),
+    Fault(Fault),
+    Store(store::Error),
+    TooLarge,
+    /// The user has spent its tokens.
+    Budget,
+}
+
+impl From<Fault> for Halt {
+    fn from(fault: Fault) -> Halt {
+        Halt::Fault(fault)
+    }
+}
+
+impl From<store::Error> for Halt {
+    fn from(error: store::Error) -> Halt {
+        Halt::Store(error)
+    }
+}
+
+impl From<DecodeError> for Halt {
+    fn from(error: DecodeError) -> Halt {
+        match error {
+            DecodeError::TooLarge(_) => Halt::TooLarge,
+            DecodeError::Malformed(_) => {
+                Halt::Fault(Fault::new("upstream_malformed", error.to_string(), true))
+            }
+        }
+    }
+}
+
+/// How the log ends after a halt; None if it is not ours to end any more.
+pub fn ending(halt: Halt) -> Option<Done> {
+    Some(match halt {
+        Halt::Stop(Stop::Cancelled(by)) => Done::cancelled(by),
+        Halt::Stop(Stop::Interrupted) => {
+            Done { status: Status::Interrupted, ..Done::failed("interrupted", "the server is going away") }
+        }
+        Halt::Fault(fault) => Done::failed(fault.code, fault.message),
+        Halt::TooLarge => Done::failed("too_large", "the answer is larger than this server keeps"),
+        Halt::Budget => Done::failed("budget_exceeded", "the budget of tokens is spent"),
+        Halt::Store(store::Error::Full) => Done::failed("store_full", "the server has no room for more"),
+        Halt::Store(store::Error::Unavailable(_)) => {
+            Done::failed("store_unavailable", "the server cannot keep the answer at the moment")
+        }
+        Halt::Store(_) => return None,
+    })
+}
+
+pub fn timeout_message(code: &str) -> &'static str {
+    match code {
+        "first_token_timeout" => "the provider did not say anything in time",
+        "between_tokens_timeout" => "the provider fell silent",
+        _ => "the answer took longer than allowed",
+    }
+}
