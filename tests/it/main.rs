@@ -33,3 +33,4 @@ mod shutdown;
 mod store_contract;
 mod store_memory;
 mod surfaces;
+mod waits;

@@ -192,6 +192,11 @@ impl Server {
         left.into_iter().filter(|(_, n)| *n > 0).map(|(what, n)| format!("{n} {what}")).collect()
     }
 
+    /// Takes no more connections, and closes each one after the answer that it is at.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
     /// Waits until nothing is left, then until the last task has ended.
     pub async fn finish(mut self) {
         self.finished = true;
