@@ -86,7 +86,7 @@ impl Server {
         let stop = CancellationToken::new();
         let (tracker, accepting) = (app.tracker.clone(), stop.clone());
         app.tracker.spawn(async move { connection::serve(listener, router, &tracker, accepting).await });
-        let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+        let client = relaystream::tls::client().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         Server { app, address, client, stop, finished: false }
     }
 
@@ -208,7 +208,7 @@ impl Server {
         if tokio::time::timeout(PATIENCE, quiet).await.is_err() {
             panic!("left behind: {}", self.leftovers().join(", "));
         }
-        self.client = reqwest::Client::new();
+        self.client = client();
         self.stop.cancel();
         self.app.tracker.close();
         if tokio::time::timeout(PATIENCE, self.app.tracker.wait()).await.is_err() {
@@ -260,6 +260,10 @@ impl Answer {
         assert_eq!(error["request_id"], self.header("x-request-id"), "{}", self.text);
         error["code"].as_str().unwrap_or_default().to_owned()
     }
+}
+
+pub fn client() -> reqwest::Client {
+    relaystream::tls::client().build().unwrap()
 }
 
 /// The smallest request.
