@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use axum::BoxError;
 use axum::body::Body;
 use axum::http::header::CONNECTION;
-use axum::http::{HeaderValue, Request, Version};
+use axum::http::{HeaderValue, Method, Request, Version};
 use axum::response::Response;
 use bytes::{Buf, Bytes};
 use http_body::{Body as _, Frame, SizeHint};
@@ -75,7 +75,7 @@ impl http_body::Body for Loan {
 
 /// What a request says about how it can be answered.
 pub struct Terms {
-    /// Not before HTTP/1.1.
+    /// Not before HTTP/1.1, and an answer to HEAD has no body at all.
     chunked: bool,
     last: bool,
     /// Its own body was read to the end: before that the socket is hyper's.
@@ -89,7 +89,7 @@ impl Terms {
         };
         let read = Arc::new(AtomicBool::new(request.body().is_end_stream()));
         let terms = Terms {
-            chunked: request.version() == Version::HTTP_11,
+            chunked: request.version() == Version::HTTP_11 && request.method() != Method::HEAD,
             last: request.headers().get_all(CONNECTION).iter().any(closes),
             read: read.clone(),
         };

@@ -32,6 +32,9 @@ async fn a_connection_serves_on_after_a_stream_that_waited() {
     let id = server.start(&hi()).await;
     let mut socket = TcpStream::connect(server.address).await.unwrap();
     let head = format!("GET /v1/streams/{id}/events HTTP/1.1\r\nhost: {}\r\n", server.address);
+    let look = head.replace("GET", "HEAD");
+    socket.write_all(format!("{look}\r\n").as_bytes()).await.unwrap();
+    assert!(until(&mut socket, "\r\n\r\n").await.starts_with("HTTP/1.1 200 "));
     socket.write_all(format!("{head}\r\n").as_bytes()).await.unwrap();
     let begun = until(&mut socket, "{\"text\":\"Hel\"}\n\n\r\n").await.to_ascii_lowercase();
     assert!(begun.contains("transfer-encoding: chunked\r\n") && begun.contains("\r\ndate: "), "{begun}");
