@@ -112,7 +112,7 @@ impl Events {
     }
 
     fn poll_break(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let Some(flushes) = self.flushes.clone() else {
+        let Some(flushes) = self.flushes.clone().filter(|flushes| !flushes.direct()) else {
             self.over = true;
             return Poll::Ready(Some(Err(Broken)));
         };

@@ -14,6 +14,7 @@ use super::route::{Endpoint, Routes, Target};
 use super::running::Refusal;
 use crate::provider::demo::{self, Script};
 use crate::provider::{Ask, Provider, error_message};
+use crate::tls;
 
 /// Something that went wrong with a provider.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -137,7 +138,7 @@ impl Upstreams {
         }
         // HTTP/1.1: one HTTP/2 connection would cap us at the provider's stream limit. No redirects: keys must not
         // follow. No total timeout: it would cut long answers, the pump has deadlines of its own.
-        let mut builder = reqwest::Client::builder()
+        let mut builder = tls::client()
             .http1_only()
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())

@@ -34,3 +34,4 @@ mod shutdown;
 mod store_contract;
 mod store_memory;
 mod surfaces;
+mod waits;

@@ -86,7 +86,7 @@ impl Server {
         let stop = CancellationToken::new();
         let (tracker, accepting) = (app.tracker.clone(), stop.clone());
         app.tracker.spawn(async move { connection::serve(listener, router, &tracker, accepting).await });
-        let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+        let client = relaystream::tls::client().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         Server { app, address, client, stop, finished: false }
     }
 
@@ -192,6 +192,11 @@ impl Server {
         left.into_iter().filter(|(_, n)| *n > 0).map(|(what, n)| format!("{n} {what}")).collect()
     }
 
+    /// Takes no more connections, and closes each one after the answer that it is at.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
     /// Waits until nothing is left, then until the last task has ended.
     pub async fn finish(mut self) {
         self.finished = true;
@@ -203,7 +208,7 @@ impl Server {
         if tokio::time::timeout(PATIENCE, quiet).await.is_err() {
             panic!("left behind: {}", self.leftovers().join(", "));
         }
-        self.client = reqwest::Client::new();
+        self.client = client();
         self.stop.cancel();
         self.app.tracker.close();
         if tokio::time::timeout(PATIENCE, self.app.tracker.wait()).await.is_err() {
@@ -255,6 +260,10 @@ impl Answer {
         assert_eq!(error["request_id"], self.header("x-request-id"), "{}", self.text);
         error["code"].as_str().unwrap_or_default().to_owned()
     }
+}
+
+pub fn client() -> reqwest::Client {
+    relaystream::tls::client().build().unwrap()
 }
 
 /// The smallest request.
