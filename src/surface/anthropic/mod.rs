@@ -97,7 +97,8 @@ impl Encoder {
                     self.forwarded = Some(raw.clone());
                     return super::forward(out, raw, id, self.format.usage);
                 }
-                Framing::Part => return,
+                // Its frame follows.
+                Framing::Part(DIALECT) => return,
                 _ => {}
             }
         }
