@@ -332,7 +332,9 @@ fn failure(done: &Done) -> Value {
         (None, status) => (status.as_str().to_owned(), format!("the stream was {}", status.as_str())),
     };
     let class = if code.ends_with("_timeout") { "timeout_error" } else { "api_error" };
-    json!({"type": "error", "error": {"type": class, "message": message, "code": code}})
+    // `details` is where their SDKs look for a code.
+    let details = json!({"error_code": code});
+    json!({"type": "error", "error": {"type": class, "message": message, "code": code, "details": details}})
 }
 
 /// The whole answer as one message.
