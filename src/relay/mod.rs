@@ -212,7 +212,8 @@ impl Relay {
 
     /// One question to a provider that is answered by one JSON body, beside any stream. Not retried.
     pub async fn call(&self, target: &Target, ask: Ask, timeouts: &Timeouts) -> Result<Bytes, Fault> {
-        self.upstreams.call(target, ask, timeouts).await
+        let answer = self.upstreams.call(target, ask, timeouts).await;
+        answer.inspect_err(|fault| self.metrics.upstream_error(fault.code))
     }
 
     /// Prepares for asking these providers. Blocks for some milliseconds.
