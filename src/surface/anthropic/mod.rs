@@ -129,7 +129,7 @@ impl Encoder {
                 self.text(&ending_in_brace(&text), frames);
             }
             Ok(Event::Signature(proof)) if proof.redacted => {
-                self.open(json!({"type": "redacted_thinking", "data": proof.signature}), None, frames);
+                self.open(&json!({"type": "redacted_thinking", "data": proof.signature}), None, frames);
             }
             Ok(Event::Signature(proof)) => {
                 let at = self.block(|what| matches!(what, What::Thinking), frames);
@@ -153,7 +153,7 @@ impl Encoder {
     fn text(&mut self, rest: &[u8], frames: &mut Frames) {
         let at = self.block(|what| matches!(what, What::Text), frames);
         let at =
-            at.unwrap_or_else(|| self.open(json!({"type": "text", "text": ""}), Some(What::Text), frames));
+            at.unwrap_or_else(|| self.open(&json!({"type": "text", "text": ""}), Some(What::Text), frames));
         let delta = [br#"{"type":"text_delta","text":"#, rest].concat();
         frames.push(("content_block_delta", delta_of(at, &delta)));
     }
@@ -167,7 +167,7 @@ impl Encoder {
 
     fn open_thinking(&mut self, frames: &mut Frames) -> u64 {
         let block = json!({"type": "thinking", "thinking": "", "signature": ""});
-        self.open(block, Some(What::Thinking), frames)
+        self.open(&block, Some(What::Thinking), frames)
     }
 
     fn tool(&mut self, tool: Tool, frames: &mut Frames) {
@@ -183,7 +183,7 @@ impl Encoder {
                 let id = tool.id.unwrap_or_else(|| format!("toolu_{}_{}", self.log, tool.index));
                 let block =
                     json!({"type": "tool_use", "id": id, "name": tool.name.unwrap_or_default(), "input": {}});
-                self.open(block, Some(What::Call(tool.index, String::new())), frames)
+                self.open(&block, Some(What::Call(tool.index, String::new())), frames)
             }
         };
         if arguments.is_empty() {
@@ -206,7 +206,7 @@ impl Encoder {
     }
 
     /// Begins a block, and ends those before it. `what` is None for one that is whole.
-    fn open(&mut self, block: Value, what: Option<What>, frames: &mut Frames) -> u64 {
+    fn open(&mut self, block: &Value, what: Option<What>, frames: &mut Frames) -> u64 {
         self.recover();
         self.begin(frames);
         self.close(What::complete, frames);

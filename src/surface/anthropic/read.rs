@@ -79,7 +79,7 @@ fn system(value: Option<Value>) -> Result<Vec<Value>, Invalid> {
     Ok(if text.is_empty() { Vec::new() } else { vec![json!({"role": "system", "content": text})] })
 }
 
-fn text_of<'a>(block: &'a Value, place: impl Fn() -> String) -> Result<&'a str, Invalid> {
+fn text_of(block: &Value, place: impl Fn() -> String) -> Result<&str, Invalid> {
     block["text"].as_str().ok_or_else(|| Invalid::new(format!("{}.text", place()), "expected a string"))
 }
 
@@ -116,7 +116,7 @@ fn message(at: usize, turn: Value, messages: &mut Vec<Value>) -> Result<(), Inva
         }
         said.block(block, &place)?;
     }
-    said.into_messages(role, messages);
+    said.into_messages(&role, messages);
     Ok(())
 }
 
@@ -155,7 +155,7 @@ impl Turn {
         Ok(())
     }
 
-    fn into_messages(self, role: String, messages: &mut Vec<Value>) {
+    fn into_messages(self, role: &str, messages: &mut Vec<Value>) {
         messages.extend(self.results);
         let text = |part: &Value| part["type"] == "text";
         // One text, whatever its pieces, is what every provider takes from an assistant.

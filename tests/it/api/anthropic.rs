@@ -130,7 +130,7 @@ async fn a_cancel_is_an_error_and_a_broken_body() {
     let provider = FakeProvider::new([Script::stream().send(TRUNCATED).stall()]).await;
     let server = before(&provider, "").await;
     let mut viewer = server.sse_of(server.post("/v1/messages", &ask())).await;
-    server.cancel(&viewer.header("x-stream-id").to_owned()).await;
+    server.cancel(viewer.header("x-stream-id")).await;
     let events = viewer.rest().await;
     assert_eq!(viewer.end, Some(BodyEnd::Broken));
     assert!(events.last().expect("events").data.contains("cancelled"));
