@@ -5,13 +5,12 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{FromRequest, Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde_json::{Map, Value, json};
+use serde_json::Map;
 
 use super::counted::Counted;
 use super::error::ApiError;
@@ -130,17 +129,4 @@ fn failed(transcript: &Transcript, started: &Started) -> Result<(), ApiError> {
         error.retried = true;
     }
     Err(error)
-}
-
-/// `GET /v1/models`, in OpenAI's shape.
-pub async fn models(State(app): State<Arc<App>>, Caller(_): Caller) -> Json<Value> {
-    let settings = app.settings.load_full();
-    let list: Vec<Value> = app
-        .relay
-        .models(&settings.routes)
-        .await
-        .into_iter()
-        .map(|(id, owner)| json!({"id": id, "object": "model", "created": 0, "owned_by": owner}))
-        .collect();
-    Json(json!({"object": "list", "data": list}))
 }

@@ -3,6 +3,7 @@
 //! A request passes, outermost first: panics caught, request id and span and errors in the route's dialect
 //! (`envelope`), CORS (`origin`), the caller (`extract`), its rate (`rate`), the handler.
 
+mod anthropic;
 mod chat_stream;
 mod compat;
 pub mod connection;
@@ -11,6 +12,7 @@ mod envelope;
 mod error;
 mod extract;
 mod loan;
+mod models;
 mod ops;
 mod origin;
 mod poll;

@@ -27,12 +27,13 @@ use crate::chat::Request;
 use crate::event::{Event, Start};
 use crate::log::{Batch, Draft, Framing, LogId, Position};
 use crate::metrics::{Metrics, Sampler};
-use crate::provider::Provider;
+use crate::provider::{Ask, Provider};
 use crate::store::{self, Meta, Store};
 use crate::surface::Format;
-use route::{Route, Routes};
+use route::{Route, Routes, Target, Timeouts};
 use running::{OnDisconnect, Running, Stop};
 use tail::Tail;
+use upstream::Fault;
 use viewer::Viewer;
 
 #[derive(Debug, Clone)]
@@ -207,6 +208,12 @@ impl Relay {
             }
         }
         models
+    }
+
+    /// One question to a provider that is answered by one JSON body, beside any stream. Not retried.
+    pub async fn call(&self, target: &Target, ask: Ask, timeouts: &Timeouts) -> Result<Bytes, Fault> {
+        let answer = self.upstreams.call(target, ask, timeouts).await;
+        answer.inspect_err(|fault| self.metrics.upstream_error(fault.code))
     }
 
     /// Prepares for asking these providers. Blocks for some milliseconds.

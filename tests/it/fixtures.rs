@@ -126,5 +126,6 @@ pub(crate) fn formats() -> Vec<(&'static str, Format)> {
         ("openai-chat without usage", Format { usage: false, ..openai }),
         ("openai-chat without ids", Format { ids: false, ..openai }),
         ("openai-chat without either", Format { ids: false, usage: false, ..openai }),
+        ("anthropic", Format::new(Surface::Anthropic)),
     ]
 }

@@ -23,7 +23,7 @@ fn record_line(record: &Record) -> String {
     let kind = Kind::from_u8(record.draft.kind).expect("known");
     let framing = match &record.draft.framing {
         Framing::Own => "own",
-        Framing::Part => "part",
+        Framing::Part(_) => "part",
         Framing::Raw(raw) if raw.usage_only => "frame, usage only",
         Framing::Raw(_) => "frame",
     };
@@ -204,5 +204,45 @@ proptest! {
             let pieces = at.windows(2).map(|pair| &fixture.bytes[pair[0]..pair[1]]);
             assert_cut_invariant(fixture, pieces, &format!("at {at:?}"));
         }
+    }
+}
+
+/// Blocks as they came, but for pings, up to the ending.
+fn expected_anthropic(bytes: &[u8]) -> String {
+    let text = std::str::from_utf8(bytes).expect("fixtures are UTF-8");
+    let end = if text.contains("\r\n") { "\r\n\r\n" } else { "\n\n" };
+    let mut out = String::new();
+    for block in text.split_inclusive(end).filter(|block| !block.starts_with("event: ping")) {
+        let last = block.starts_with("event: message_stop");
+        if block.ends_with(end) || last {
+            out.push_str(block.trim_end());
+            out.push_str(if block.ends_with(end) { end } else { "\n\n" });
+        }
+        if last || block.starts_with("event: error") {
+            break;
+        }
+    }
+    out
+}
+
+#[test]
+fn anthropic_is_verbatim() {
+    let all = fixtures::all();
+    for fixture in all.iter().filter(|f| !f.whole() && f.dialect == Provider::Anthropic) {
+        let records = log_of(fixture);
+        let bytes = encode(Format::new(Surface::Anthropic), &records);
+        let sent = without_id_lines(std::str::from_utf8(&bytes).expect("UTF-8"));
+        let expected = expected_anthropic(&fixture.bytes);
+        if matches!(records.last().map(|record| &record.draft.framing), Some(Framing::Raw(_))) {
+            assert_eq!(sent, expected, "{}", fixture.name);
+        } else {
+            // The provider did not end it, so we say that, after what came through.
+            let at = sent.rfind("event: error").expect("our own error is last");
+            let (forwarded, error) = sent.split_at(at);
+            assert!(expected.starts_with(forwarded), "{}: {forwarded}", fixture.name);
+            assert!(error.contains("upstream_"), "{}: {error}", fixture.name);
+        }
+        let bare = encode(Format { ids: false, ..Format::new(Surface::Anthropic) }, &records);
+        assert_eq!(sent.as_bytes(), bare, "{}", fixture.name);
     }
 }

@@ -142,8 +142,24 @@ impl Heard {
         todo!()
     }
 
-    fn anthropic(&mut self, _block: &Block) {
-        todo!()
+    fn anthropic(&mut self, block: &Block) {
+        let data: serde_json::Value = serde_json::from_str(&block.data).expect("events are JSON");
+        // The SDKs go by the event's name, and drop what has none.
+        assert_eq!(data["type"], block.event.as_str());
+        let said = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        match block.event.as_str() {
+            "content_block_start" => {
+                self.text.push_str(&said(&data["content_block"]["text"]));
+                self.reasoning.push_str(&said(&data["content_block"]["thinking"]));
+            }
+            "content_block_delta" => {
+                self.text.push_str(&said(&data["delta"]["text"]));
+                self.reasoning.push_str(&said(&data["delta"]["thinking"]));
+            }
+            "message_delta" => self.text.push_str(&said(&data["delta"]["stop_details"]["explanation"])),
+            "message_stop" | "error" => self.ended = true,
+            _ => {}
+        }
     }
 
     fn gemini(&mut self, _block: &Block) {

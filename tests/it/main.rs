@@ -19,6 +19,7 @@ mod heard;
 mod seed;
 mod watchers;
 
+mod anthropic;
 mod api;
 mod architecture;
 mod asks;

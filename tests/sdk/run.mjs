@@ -33,10 +33,19 @@ dialect = "${dialect}"
 base_url = "UPSTREAM${dialect.startsWith("openai") ? "/v1" : ""}"
 keys = ["test"]
 `).join("");
+// The same upstream in Anthropic's dialect too; a model's name says which one is meant.
+const ANTHROPIC = `
+[providers.anthropic]
+dialect = "anthropic"
+base_url = "UPSTREAM"
+keys = ["test-ant"]
+`;
 
 const SUITES = [
   { name: "openai-python", file: "openai_python.py" },
   { name: "openai-node", file: "openai_node.mjs" },
+  { name: "anthropic-python", file: "anthropic_python.py", config: ANTHROPIC },
+  { name: "anthropic-node", file: "anthropic_node.mjs", config: ANTHROPIC },
   { name: "eventsource", file: "eventsource.mjs" },
   { name: "undici", file: "undici.mjs" },
   { name: "browser", file: "browser.mjs" },
@@ -53,8 +62,8 @@ function binary() {
   return bin;
 }
 
-function row({ suite, ok, ms, name }) {
-  console.log(`${ok ? "ok  " : "FAIL"} ${suite.padEnd(14)} ${String(ms).padStart(6)} ms  ${name}`);
+function row({ suite, ok, ms, name, message }) {
+  console.log(`${ok ? "ok  " : "FAIL"} ${suite.padEnd(14)} ${String(ms).padStart(6)} ms  ${name}${ok && message ? ` → ${message}` : ""}`);
 }
 
 // Turns a suite's lines into cases as they come.
