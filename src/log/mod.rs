@@ -29,8 +29,8 @@ pub struct Raw {
 pub enum Framing {
     /// Not from a frame of any dialect: each surface encodes it.
     Own,
-    /// An earlier event of a frame whose bytes ride on a later record of the same append.
-    Part,
+    /// An earlier event of a frame, of this dialect, whose bytes ride on a later record of the same append.
+    Part(u8),
     /// The last event of its frame, and the frame.
     Raw(Raw),
 }

@@ -154,7 +154,7 @@ impl Frame {
         for (at, event) in self.events.iter().enumerate() {
             let framing = match (&raw, at == last) {
                 (None, _) => Framing::Own,
-                (Some(_), false) => Framing::Part,
+                (Some(raw), false) => Framing::Part(raw.dialect),
                 (Some(_), true) => raw.take().map_or(Framing::Own, Framing::Raw),
             };
             drafts.push(Draft { kind: event.kind() as u8, at_ms, payload: event.data().into(), framing });

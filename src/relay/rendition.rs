@@ -80,7 +80,7 @@ impl Rendition {
         for record in records {
             self.encoder.encode(record, &mut out);
             // A part of a frame has no place of its own: its bytes come with the frame's last event.
-            if record.draft.framing != Framing::Part {
+            if !matches!(record.draft.framing, Framing::Part(_)) {
                 marks.push(Mark { seq: record.position.seq, end: out.len() });
             }
         }

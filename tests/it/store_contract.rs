@@ -123,7 +123,7 @@ async fn reads_what_was_asked(store: &dyn Store) {
 async fn keeps_every_field(store: &dyn Store) {
     let log = created(store, 1).await;
     let raw = Raw { dialect: 0x81, own_at: 3, usage_only: true, bytes: Bytes::from_static(b"\0\r\n\xffraw") };
-    let framings = [Framing::Own, Framing::Part, Framing::Raw(raw)];
+    let framings = [Framing::Own, Framing::Part(7), Framing::Raw(raw)];
     let kept = |framing: &Framing| Draft { kind: 200, framing: framing.clone(), ..draft("\u{0}\n\u{1F980}") };
     let drafts: Vec<Draft> = framings.iter().map(kept).collect();
     let all = Batch { expected: START, epoch: 0, drafts: drafts.clone(), seal: true };
