@@ -18,7 +18,7 @@ use super::error::ApiError;
 use super::extract::{Caller, JsonBody, parameter};
 use super::sse::{Events, stream_headers};
 use super::streams::IDEMPOTENT_REPLAYED;
-use super::{view, wish};
+use super::{gemini, view, wish};
 use crate::app::App;
 use crate::app::start::{Started, Wish};
 use crate::auth::Principal;
@@ -132,8 +132,11 @@ fn failed(transcript: &Transcript, started: &Started) -> Result<(), ApiError> {
     Err(error)
 }
 
-/// `GET /v1/models`, in OpenAI's shape.
-pub async fn models(State(app): State<Arc<App>>, Caller(_): Caller) -> Json<Value> {
+/// `GET /v1/models`, in OpenAI's shape, or in Gemini's for its clients.
+pub async fn models(State(app): State<Arc<App>>, Caller(_): Caller, request: Request) -> Json<Value> {
+    if gemini::speaks(request.headers(), request.uri().query().unwrap_or_default()) {
+        return gemini::list(&app).await;
+    }
     let settings = app.settings.load_full();
     let list: Vec<Value> = app
         .relay

@@ -10,6 +10,7 @@ mod counted;
 mod envelope;
 mod error;
 mod extract;
+mod gemini;
 mod ops;
 mod origin;
 mod poll;

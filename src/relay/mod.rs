@@ -27,12 +27,13 @@ use crate::chat::Request;
 use crate::event::{Event, Start};
 use crate::log::{Batch, Draft, Framing, LogId, Position};
 use crate::metrics::{Metrics, Sampler};
-use crate::provider::Provider;
+use crate::provider::{Ask, Provider};
 use crate::store::{self, Meta, Store};
 use crate::surface::Format;
-use route::{Route, Routes};
+use route::{Route, Routes, Target, Timeouts};
 use running::{OnDisconnect, Running, Stop};
 use tail::Tail;
+use upstream::{Answer, Fault};
 use viewer::Viewer;
 
 #[derive(Debug, Clone)]
@@ -207,6 +208,20 @@ impl Relay {
             }
         }
         models
+    }
+
+    /// A question beside any stream, such as how many tokens a request has; the answer is passed on as it is.
+    pub async fn aside(&self, target: &Target, ask: Ask, timeouts: &Timeouts) -> Result<Vec<u8>, Fault> {
+        let question = async {
+            let answer = self.upstreams.ask(target, ask, timeouts.connect, now_ms() / 1000).await?;
+            let (Answer::Stream(mut body) | Answer::Whole(mut body)) = answer;
+            body.whole(self.options.event_bytes).await
+        };
+        if timeouts.first_token.is_zero() {
+            return question.await;
+        }
+        let late = || Fault::new("first_token_timeout", "the provider did not answer in time", true);
+        tokio::time::timeout(timeouts.first_token, question).await.unwrap_or_else(|_| Err(late()))
     }
 
     /// Prepares for asking these providers. Blocks for some milliseconds.

@@ -126,5 +126,7 @@ pub(crate) fn formats() -> Vec<(&'static str, Format)> {
         ("openai-chat without usage", Format { usage: false, ..openai }),
         ("openai-chat without ids", Format { ids: false, ..openai }),
         ("openai-chat without either", Format { ids: false, usage: false, ..openai }),
+        // Its clients take no ids.
+        ("gemini", Format { ids: false, ..Format::new(Surface::Gemini) }),
     ]
 }
