@@ -18,7 +18,6 @@ use super::compat;
 use super::error::ApiError;
 use super::extract::{Caller, JsonBody, parameter};
 use crate::app::App;
-use crate::app::start::StartError;
 use crate::provider::{Provider, gemini};
 use crate::relay::route::Route;
 use crate::surface::gemini::read;
@@ -70,13 +69,7 @@ async fn count(app: &App, model: &str, fields: Map<String, Value>) -> Result<Res
         return Err(ApiError::invalid("model", format!("the provider of \"{model}\" cannot count tokens")));
     };
     let ask = gemini::count(fields, &target.model)?;
-    let body = app.relay.aside(target, ask, &route.timeouts).await.map_err(|fault| {
-        let mut error = ApiError::of_stream(fault.code, fault.message);
-        let status = fault.refusal.as_ref().and_then(|refusal| StatusCode::from_u16(refusal.status).ok());
-        error.status = status.unwrap_or(error.status);
-        error.refusal = fault.refusal;
-        error
-    })?;
+    let body = app.relay.call(target, ask, &route.timeouts).await?;
     Ok(([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response())
 }
 
@@ -118,7 +111,7 @@ pub async fn model(
 
 fn resolve(app: &App, model: &str) -> Result<Route, ApiError> {
     let route = app.settings.load().routes.resolve(model, Some(Provider::Gemini as u8));
-    Ok(route.map_err(StartError::from)?)
+    route.map_err(|unknown| ApiError::unknown_model(unknown.to_string()))
 }
 
 fn describe(id: &str, route: &Route) -> Value {

@@ -33,7 +33,7 @@ use crate::surface::Format;
 use route::{Route, Routes, Target, Timeouts};
 use running::{OnDisconnect, Running, Stop};
 use tail::Tail;
-use upstream::{Answer, Fault};
+use upstream::Fault;
 use viewer::Viewer;
 
 #[derive(Debug, Clone)]
@@ -210,18 +210,9 @@ impl Relay {
         models
     }
 
-    /// A question beside any stream, such as how many tokens a request has; the answer is passed on as it is.
-    pub async fn aside(&self, target: &Target, ask: Ask, timeouts: &Timeouts) -> Result<Vec<u8>, Fault> {
-        let question = async {
-            let answer = self.upstreams.ask(target, ask, timeouts.connect, now_ms() / 1000).await?;
-            let (Answer::Stream(mut body) | Answer::Whole(mut body)) = answer;
-            body.whole(self.options.event_bytes).await
-        };
-        if timeouts.first_token.is_zero() {
-            return question.await;
-        }
-        let late = || Fault::new("first_token_timeout", "the provider did not answer in time", true);
-        tokio::time::timeout(timeouts.first_token, question).await.unwrap_or_else(|_| Err(late()))
+    /// One question to a provider that is answered by one JSON body, beside any stream. Not retried.
+    pub async fn call(&self, target: &Target, ask: Ask, timeouts: &Timeouts) -> Result<Bytes, Fault> {
+        self.upstreams.call(target, ask, timeouts).await
     }
 
     /// Prepares for asking these providers. Blocks for some milliseconds.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 
-use super::route::{Endpoint, Routes, Target};
+use super::route::{Endpoint, Routes, Target, Timeouts};
 use super::running::Refusal;
 use crate::provider::demo::{self, Script};
 use crate::provider::{Ask, Provider, error_message};
@@ -55,6 +55,8 @@ pub enum Body {
 const ERROR_BYTES: usize = 64 * 1024;
 
 const MODELS_PATIENCE: Duration = Duration::from_secs(2);
+/// Answers to single questions are small.
+const CALL_BYTES: usize = 1024 * 1024;
 const MODELS_BYTES: usize = 4 * 1024 * 1024;
 
 /// The HTTP clients, one for each provider and patience.
@@ -89,6 +91,24 @@ impl Upstreams {
             .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
         let body = Body::Http(response, endpoint.name.clone());
         Ok(if json { Answer::Whole(body) } else { Answer::Stream(body) })
+    }
+
+    /// Sends the request and reads the answer, which must be one JSON body, within the patience for a first token.
+    pub async fn call(&self, target: &Target, ask: Ask, timeouts: &Timeouts) -> Result<Bytes, Fault> {
+        let answer = async {
+            match self.ask(target, ask, timeouts.connect, 0).await? {
+                Answer::Whole(mut body) => body.whole(CALL_BYTES).await.map(Bytes::from),
+                Answer::Stream(_) => {
+                    let message = format!("provider {} did not answer with JSON", target.endpoint.name);
+                    Err(Fault::new("upstream_malformed", message, false))
+                }
+            }
+        };
+        if timeouts.first_token.is_zero() {
+            return answer.await;
+        }
+        let late = |_| Fault::new("first_token_timeout", "the provider did not answer in time", true);
+        tokio::time::timeout(timeouts.first_token, answer).await.map_err(late)?
     }
 
     /// The models that a provider lists; none if it does not answer soon.

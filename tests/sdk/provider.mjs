@@ -1,4 +1,4 @@
-// A scripted OpenAI-compatible upstream on a real socket, independent of relaystream's own code.
+// A scripted OpenAI-compatible upstream on a real socket, independent of relaystream's own code. Gemini's dialect is in lib/gemini.mjs.
 //
 // The request's model name is the script: parts joined by `+`, e.g. `paced-40-20+crlf`.
 //   ok, ok-<n>        n tokens at once (24)           paced-<n>-<ms>   n tokens, ms apart
@@ -6,6 +6,7 @@
 //   truncate-<n>      clean HTTP end after n tokens   fin-<n>, rst-<n> FIN or RST inside the body after n tokens
 //   inband-<n>        error frame after n tokens      error-<status>   an HTTP error instead of an answer
 //   tools             two parallel tool calls         usage            a usage frame even if not asked for
+//   think             reasoning before the answer
 //   crlf, cr, nospace, bom, comments                  other legal SSE spellings
 //   byte              one byte per write
 // GET /_log?marker= lists the requests seen (the marker is the last user message), with the frames sent and how
@@ -13,6 +14,7 @@
 // Run as `node provider.mjs`: prints its port, ends with its parent's stdin.
 
 import http from "node:http";
+import { gemini } from "./lib/gemini.mjs";
 
 const PIECES = [
   "Hello", " wörld", " 日本語", " 👩‍👩‍👧‍👦", " e\u0301a\u0308", "\n\n", "## ", "नमस्ते", ' "quoted"', " \\back\\slash", " שלום",
@@ -20,7 +22,7 @@ const PIECES = [
 ];
 export const tokens = (n) => Array.from({ length: n }, (_, i) => PIECES[i % PIECES.length] + i);
 
-const CALLS = [
+export const CALLS = [
   { id: "call_a1", name: "weather", arguments: '{"city":"Zürich 🏔","unit":"°C"}' },
   { id: "call_b2", name: "clock", arguments: '{"zone":"Asia/東京"}' },
 ];
@@ -38,18 +40,18 @@ export function script(model) {
     else if (verb === "crlf") plan.eol = "\r\n";
     else if (verb === "cr") plan.eol = "\r";
     else if (verb === "nospace") plan.space = "";
-    else if (["tools", "usage", "bom", "comments", "byte"].includes(verb)) plan[verb] = true;
+    else if (["tools", "usage", "bom", "comments", "byte", "think"].includes(verb)) plan[verb] = true;
     else return null;
   }
   return plan;
 }
 
-const log = [];
-const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
+export const log = [];
+export const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 const error = (message, code) => ({ error: { message, type: "provider_error", param: null, code } });
 const usageOf = (plan) => ({ prompt_tokens: 7, completion_tokens: plan.tokens, total_tokens: 7 + plan.tokens });
 
-function json(res, status, body, headers = {}) {
+export function json(res, status, body, headers = {}) {
   res.writeHead(status, { "content-type": "application/json", ...headers }).end(JSON.stringify(body));
 }
 
@@ -61,6 +63,7 @@ function* chunks(plan, body, id) {
     ...(body.stream_options?.include_usage ? { usage: null } : {}),
   });
   yield { mark: 0, data: chunk({ role: "assistant", content: "" }) };
+  if (plan.think) for (const reasoning_content of ["Let me", " think…"]) yield { mark: 0, data: chunk({ reasoning_content }) };
   if (plan.tools) {
     for (const [index, call] of CALLS.entries()) {
       yield { mark: 0, data: chunk({ tool_calls: [{ index, id: call.id, type: "function", function: { name: call.name, arguments: "" } }] }) };
@@ -72,7 +75,7 @@ function* chunks(plan, body, id) {
   if (body.stream_options?.include_usage || plan.usage) yield { mark: plan.tokens, data: { ...chunk({}), choices: [], usage: usageOf(plan) } };
 }
 
-async function write(res, plan, text) {
+export async function write(res, plan, text) {
   const bytes = Buffer.from(text);
   if (!plan.byte) return new Promise((done) => res.write(bytes, done));
   for (let i = 0; i < bytes.length; i++) {
@@ -163,6 +166,7 @@ async function answer(req, res) {
     const data = ["ok", "tools"].map((id) => ({ id, object: "model", created: 1767225600, owned_by: "script" }));
     return json(res, 200, { object: "list", data });
   }
+  if (url.pathname.startsWith("/v1beta/")) return gemini(req, res, url);
   if (url.pathname !== "/v1/chat/completions" || req.method !== "POST") return json(res, 404, error(`scripted: no route ${url.pathname}`, "no_route"));
   const parts = [];
   for await (const part of req) parts.push(part);

@@ -26,9 +26,19 @@ targets = [{ provider = "openai", model = "gpt-4o-mini" }]
 timeouts = { first_token_ms = 1500, between_tokens_ms = 1500 }
 `;
 
+// The same upstream in Gemini's dialect.
+const GEMINI = `
+[providers.gemini]
+dialect = "gemini"
+base_url = "UPSTREAM"
+keys = ["g-key"]
+`;
+
 const SUITES = [
   { name: "openai-python", file: "openai_python.py" },
   { name: "openai-node", file: "openai_node.mjs" },
+  { name: "gemini-python", file: "gemini_python.py", config: GEMINI },
+  { name: "gemini-node", file: "gemini_node.mjs", config: GEMINI },
   { name: "eventsource", file: "eventsource.mjs" },
   { name: "undici", file: "undici.mjs" },
   { name: "browser", file: "browser.mjs" },

@@ -97,6 +97,9 @@ struct State {
     calls: u32,
     finish_reason: Option<String>,
     usage: Option<Usage>,
+    /// What the frame said that ended the answer, and those behind it. They are told with the ending: who has read the
+    /// one has read the other, and nothing marks the end between them.
+    last: Vec<Event>,
 }
 
 impl Decoder {
@@ -113,8 +116,9 @@ impl Decoder {
         let state = &mut self.state;
         self.framer.finish(frames, closes, |frame, events| state.read(frame, events))?;
         if let (Some(done), false) = (self.state.done(), self.framer.ended()) {
-            // What said nothing but the ending was held for it.
-            frames.push(Frame { events: vec![Event::Done(done)], raw: self.framer.rest() });
+            let mut events = std::mem::take(&mut self.state.last);
+            events.push(Event::Done(done));
+            frames.push(Frame { events, raw: self.framer.rest() });
         }
         Ok(())
     }
@@ -153,16 +157,19 @@ impl State {
             && answer.candidates.as_ref().is_none_or(Vec::is_empty)
             && answer.prompt_feedback.is_none();
         self.answer(answer, events);
-        Ok(match events.last() {
-            Some(Event::Done(_)) => Told::End,
-            _ if usage_only => Told::Usage,
-            _ => Told::Something,
-        })
+        if let Some(Event::Done(_)) = events.last() {
+            return Ok(Told::End);
+        }
+        if self.finish_reason.is_some() {
+            self.last.append(events);
+        }
+        Ok(if usage_only { Told::Usage } else { Told::Something })
     }
 
     fn answer(&mut self, mut answer: Answer, events: &mut Vec<Event>) {
         if let Some(error) = answer.error.take().filter(|error| !error.is_null()) {
             let message = error.get("message").and_then(Value::as_str).or(error.as_str());
+            events.append(&mut self.last);
             events.push(Event::Done(Done {
                 usage: self.usage,
                 ..Done::failed("upstream_error", message.unwrap_or("the provider reported an error"))

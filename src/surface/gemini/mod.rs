@@ -28,8 +28,6 @@ pub struct Encoder {
     model: String,
     /// The provider's own frames stand for their events. Not after a seam: then others go on with what these began.
     verbatim: bool,
-    /// Such a frame was the last that was said, so its provider says the ending too.
-    forwarded: bool,
     /// Calls whose arguments may still grow, in order.
     calls: Vec<ToolCall>,
     usage: Option<Usage>,
@@ -37,20 +35,12 @@ pub struct Encoder {
 
 impl Encoder {
     pub fn new(log: LogId) -> Encoder {
-        Encoder {
-            log,
-            model: String::new(),
-            verbatim: true,
-            forwarded: false,
-            calls: Vec::new(),
-            usage: None,
-        }
+        Encoder { log, model: String::new(), verbatim: true, calls: Vec::new(), usage: None }
     }
 
     pub fn encode(&mut self, record: &Record, out: &mut Vec<u8>) {
         match &record.draft.framing {
             Framing::Raw(raw) if raw.dialect == DIALECT && self.verbatim => {
-                self.forwarded = true;
                 super::forward(out, raw, None, true);
             }
             // Its frame follows.
@@ -89,9 +79,7 @@ impl Encoder {
                 return;
             }
             Event::Notice(notice) => {
-                if matches!(notice.code.as_str(), "continued" | "fallback") {
-                    (self.verbatim, self.forwarded) = (false, false);
-                }
+                self.verbatim &= !matches!(notice.code.as_str(), "continued" | "fallback");
                 return;
             }
             Event::Done(done) => return self.done(&done, out),
@@ -129,14 +117,14 @@ impl Encoder {
         let said = self.calls(out, completed);
         if !completed {
             out.extend(failure(done).frame(Surface::Gemini));
-        } else if !self.forwarded {
-            let mut last = self.envelope(json!({"text": ""}));
-            last["candidates"][0]["finishReason"] = finish_reason(done, said).into();
-            if let Some(usage) = done.usage.or(self.usage) {
-                last["usageMetadata"] = counts(usage);
-            }
-            sse::write(out, None, "", None, last.to_string().as_bytes());
+            return;
         }
+        let mut last = self.envelope(json!({"text": ""}));
+        last["candidates"][0]["finishReason"] = finish_reason(done, said).into();
+        if let Some(usage) = done.usage.or(self.usage) {
+            last["usageMetadata"] = counts(usage);
+        }
+        sse::write(out, None, "", None, last.to_string().as_bytes());
     }
 
     fn chunk(&self, part: Value, out: &mut Vec<u8>) {

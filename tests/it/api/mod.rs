@@ -2,6 +2,7 @@
 
 mod chat_stream;
 mod errors;
+mod gemini;
 mod keys;
 mod openai;
 mod operations;
