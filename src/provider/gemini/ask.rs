@@ -47,7 +47,7 @@ fn resource(model: &str) -> String {
 
 fn path(model: &str, verb: &str) -> Result<String, Invalid> {
     let plain = |part: &str| {
-        let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.@:".contains(&byte);
+        let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.@:+".contains(&byte);
         part.bytes().all(good) && !part.trim_matches('.').is_empty()
     };
     let name = resource(model);

@@ -141,11 +141,40 @@ fn answer(parts: Value, model: &str, log: LogId) -> Value {
            "modelVersion": model, "responseId": log.to_string()})
 }
 
-/// A proof of reasoning, by itself. SDKs read it as base64, as which Gemini, Anthropic and OpenAI write theirs.
+/// A proof of reasoning, by itself.
 fn proof(signature: &Signature) -> Option<Value> {
     let said = signature.signature.as_str();
-    let base64 = said.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+/-_=".contains(&byte));
-    (base64 && !signature.redacted).then(|| json!({"text": "", "thought": true, "thoughtSignature": said}))
+    let fits = !signature.redacted && is_base64(said);
+    fits.then(|| json!({"text": "", "thought": true, "thoughtSignature": said}))
+}
+
+/// As strict as google-genai for Python, which gives the whole answer up at a signature that is not base64. Those of
+/// Gemini, Anthropic and OpenAI are.
+fn is_base64(text: &str) -> bool {
+    let digits = text.trim_end_matches('=');
+    let value = |byte: u8| match byte {
+        b'A'..=b'Z' => Some(byte - b'A'),
+        b'a'..=b'z' => Some(byte - b'a' + 26),
+        b'0'..=b'9' => Some(byte - b'0' + 52),
+        b'+' | b'-' => Some(62),
+        b'/' | b'_' => Some(63),
+        _ => None,
+    };
+    // Bits of the last digit that no byte is made of.
+    let spare = match digits.len() % 4 {
+        0 => 0,
+        2 => 0b1111,
+        3 => 0b11,
+        _ => return false,
+    };
+    let padding = text.len() - digits.len();
+    let padded = padding == 0 || (padding < 3 && text.len().is_multiple_of(4));
+    let mixed = digits.contains(['+', '/']) && digits.contains(['-', '_']);
+    let last = digits.bytes().last().and_then(value);
+    padded
+        && !mixed
+        && digits.bytes().all(|byte| value(byte).is_some())
+        && last.is_some_and(|last| last & spare == 0)
 }
 
 /// The call, if its arguments are an object; none at all are an empty one, once no more will come.
@@ -159,7 +188,7 @@ fn whole(call: &ToolCall, over: bool) -> Option<Value> {
         said["id"] = id.as_str().into();
     }
     let mut part = json!({"functionCall": said});
-    if let Some(signature) = &call.signature {
+    if let Some(signature) = call.signature.as_ref().filter(|signature| is_base64(signature)) {
         part["thoughtSignature"] = signature.as_str().into();
     }
     Some(part)

@@ -38,10 +38,11 @@ pub fn read(model: String, stream: bool, body: Map<String, Value>) -> Result<Req
         messages.push(json!({"role": "system", "content": system("systemInstruction", &instruction)?}));
     }
     let contents = fields.list("contents")?.ok_or_else(|| Invalid::new("contents", "is missing"))?;
-    let mut turns = Turns { messages, pending: VecDeque::new(), calls: 0 };
+    let mut turns = Turns { messages, open: Turn::default(), pending: VecDeque::new(), calls: 0 };
     for (at, content) in contents.into_iter().enumerate() {
         turns.turn(&format!("contents[{at}]"), content)?;
     }
+    turns.close();
     let mut params = Map::new();
     if let Some(config) = fields.object("generationConfig")? {
         generation(config, &mut params)?;
@@ -145,6 +146,8 @@ fn system(at: &str, instruction: &Value) -> Result<String, Invalid> {
 /// Turns as canonical messages.
 struct Turns {
     messages: Vec<Value>,
+    /// The turn that is being read: SDKs keep a streamed answer as one turn of the model for each event.
+    open: Turn,
     /// Calls that nobody has answered yet, with their functions: results may come without ids.
     pending: VecDeque<(String, String)>,
     calls: usize,
@@ -153,6 +156,7 @@ struct Turns {
 /// What one turn says, sorted by how messages say it.
 #[derive(Default)]
 struct Turn {
+    role: &'static str,
     content: Vec<Value>,
     reasoning: Vec<Value>,
     calls: Vec<Value>,
@@ -169,15 +173,25 @@ impl Turns {
                 return Err(Invalid::new(format!("{at}.role"), format!("\"{other}\" is not user or model")));
             }
         };
+        if (role, self.open.role) != ("assistant", "assistant") {
+            self.close();
+            self.open.role = role;
+        }
         let parts = fields.list("parts")?.ok_or_else(|| Invalid::new(format!("{at}.parts"), "is missing"))?;
-        let mut turn = Turn::default();
+        let mut turn = std::mem::take(&mut self.open);
         for (nth, part) in parts.into_iter().enumerate() {
             self.part(Fields::of(format!("{at}.parts[{nth}]"), part)?, &mut turn)?;
         }
-        self.messages.append(&mut turn.results);
-        let Turn { content, reasoning, calls, .. } = turn;
+        self.open = turn;
+        Ok(())
+    }
+
+    /// The open turn as messages: results are some of their own, and come first.
+    fn close(&mut self) {
+        let Turn { role, content, reasoning, calls, mut results } = std::mem::take(&mut self.open);
+        self.messages.append(&mut results);
         if content.is_empty() && reasoning.is_empty() && calls.is_empty() {
-            return Ok(());
+            return;
         }
         let mut message = json!({"role": role, "content": flat(content)});
         for (name, list) in [("reasoning", reasoning), ("tool_calls", calls)] {
@@ -186,7 +200,6 @@ impl Turns {
             }
         }
         self.messages.push(message);
-        Ok(())
     }
 
     fn part(&mut self, mut part: Fields, turn: &mut Turn) -> Result<(), Invalid> {
@@ -205,7 +218,7 @@ impl Turns {
             turn.content.push(linked(file)?);
         } else if thought || signature.is_some() {
             let said = if thought { text.as_deref().unwrap_or_default() } else { "" };
-            turn.reasoning.push(json!({"text": said, "signature": signature}));
+            turn.think(said, signature);
             let text = text.filter(|text| !thought && !text.is_empty());
             turn.content.extend(text.map(|text| json!({"type": "text", "text": text})));
         } else if let Some(text) = text {
@@ -255,6 +268,19 @@ impl Turns {
             Some(other) => return Err(wrong(response.path("response"), "an object", &other)),
         };
         Ok(json!({"role": "tool", "tool_call_id": id, "content": content}))
+    }
+}
+
+impl Turn {
+    /// A piece of reasoning; a signature closes its block.
+    fn think(&mut self, text: &str, signature: Option<String>) {
+        match self.reasoning.last_mut().filter(|block| block["signature"].is_null()) {
+            Some(open) => {
+                open["text"] = format!("{}{text}", open["text"].as_str().unwrap_or_default()).into();
+                open["signature"] = signature.into();
+            }
+            None => self.reasoning.push(json!({"text": text, "signature": signature})),
+        }
     }
 }
 

@@ -51,6 +51,7 @@ fn events_become_whole_answers() {
         Event::Reasoning("Hm.".into()),
         Event::Signature(proof),
         Event::Signature(Signature { signature: "x".into(), redacted: true, ..Signature::default() }),
+        Event::Signature(Signature { signature: "not base64".into(), ..Signature::default() }),
         Event::Token("Hi".into()),
         Event::Refusal(" no".into()),
         Event::Done(ended("length")),

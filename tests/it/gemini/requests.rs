@@ -92,6 +92,34 @@ fn a_gemini_request_is_read_in_either_case() {
     assert_eq!((snake.messages, snake.params), (request.messages, request.params));
 }
 
+/// As SDKs keep what was streamed to them.
+#[test]
+fn turns_of_the_model_are_one_until_someone_else_speaks() {
+    let model = |parts: Value| json!({"role": "model", "parts": parts});
+    let request = asked(json!({"contents": [
+        {"role": "user", "parts": [{"text": "Hi"}]},
+        model(json!([{"text": "H", "thought": true}])),
+        model(json!([{"text": "m.", "thought": true}])),
+        model(json!([{"text": "One"}])),
+        model(json!([{"text": " two"}])),
+        model(json!([{"functionCall": {"name": "f", "args": {}, "id": "a"}}])),
+        model(json!([{"text": "", "thoughtSignature": "c2ln"}])),
+        {"role": "user", "parts": [{"functionResponse": {"name": "f", "id": "a", "response": {"result": "x"}}}, {"text": "And?"}]},
+        {"role": "user", "parts": [{"text": "Well?"}]},
+    ]}));
+    let messages: Vec<Value> = request.messages.iter().map(|message| json!(message)).collect();
+    let call = json!({"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}});
+    let expected = [
+        json!({"role": "user", "content": "Hi"}),
+        json!({"role": "assistant", "content": "One two", "reasoning": [{"text": "Hm.", "signature": "c2ln"}],
+               "tool_calls": [call]}),
+        json!({"role": "tool", "tool_call_id": "a", "content": "x"}),
+        json!({"role": "user", "content": "And?"}),
+        json!({"role": "user", "content": "Well?"}),
+    ];
+    assert_eq!(messages, expected);
+}
+
 #[test]
 fn what_is_wrong_is_named_as_its_client_called_it() {
     let contents = json!([{"parts": [{"text": "Hi"}]}]);

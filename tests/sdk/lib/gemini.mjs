@@ -3,7 +3,7 @@
 
 import { CALLS, json, log, script, sleep, tokens, write } from "../provider.mjs";
 
-export const SIGNATURE = "CrcBAdHtim9jM0r2ZfC5u8vJ3nqS0KQyD1xkNn0hT2bVY4==";
+export const SIGNATURE = "CrcBAdHtim9jM0r2ZfC5u8vJ3nqS0KQyD1xkNn0hT2bVYw==";
 const THOUGHT = ["Let me", " think…"];
 const STATUS = { 400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND", 429: "RESOURCE_EXHAUSTED", 503: "UNAVAILABLE" };
 const error = (code, message) => ({ error: { code, message, status: STATUS[code] ?? "INTERNAL" } });
