@@ -11,6 +11,7 @@ mod counted;
 mod envelope;
 mod error;
 mod extract;
+mod gemini;
 mod loan;
 mod models;
 mod ops;

@@ -3,18 +3,21 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
-use axum::http::HeaderMap;
+use axum::extract::{Request, State};
 use serde_json::{Value, json};
 
 use super::extract::Caller;
+use super::gemini;
 use crate::app::App;
 
 /// Clients that share the path are told apart by what only one of them sends.
-pub async fn models(State(app): State<Arc<App>>, Caller(_): Caller, headers: HeaderMap) -> Json<Value> {
+pub async fn models(State(app): State<Arc<App>>, Caller(_): Caller, request: Request) -> Json<Value> {
+    if gemini::speaks(request.headers(), request.uri().query().unwrap_or_default()) {
+        return gemini::list(&app).await;
+    }
     let settings = app.settings.load_full();
     let models = app.relay.models(&settings.routes).await;
-    Json(match headers.contains_key("anthropic-version") {
+    Json(match request.headers().contains_key("anthropic-version") {
         true => anthropic(&models),
         false => openai(&models),
     })

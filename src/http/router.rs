@@ -11,7 +11,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use super::error::ApiError;
 use super::rate::Rate;
 use super::{
-    anthropic, chat_stream, compat, envelope, extract, models, ops, origin, poll, prompts, sessions, socket,
+    anthropic, chat_stream, compat, envelope, extract, gemini, models, ops, origin, poll, prompts, sessions, socket,
     streams, ui,
 };
 use crate::app::App;
@@ -37,7 +37,11 @@ pub fn router(app: &Arc<App>, rate: Option<&Rate>) -> Router {
         .route("/v1/models", get(models::models))
         // Anthropic
         .route("/v1/messages", post(anthropic::messages))
-        .route("/v1/messages/count_tokens", post(anthropic::count_tokens));
+        .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
+        // Gemini
+        .route("/v1/models/{*model}", get(gemini::model).post(gemini::call))
+        .route("/v1beta/models", get(gemini::models))
+        .route("/v1beta/models/{*model}", get(gemini::model).post(gemini::call));
     let mut sockets = Router::new().route("/v1/sessions/{sid}/ws", get(socket::upgrade));
     // Outermost last: a request passes authentication, then its rate, then the handler.
     if let Some(rate) = rate {

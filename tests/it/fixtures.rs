@@ -127,5 +127,7 @@ pub(crate) fn formats() -> Vec<(&'static str, Format)> {
         ("openai-chat without ids", Format { ids: false, ..openai }),
         ("openai-chat without either", Format { ids: false, usage: false, ..openai }),
         ("anthropic", Format::new(Surface::Anthropic)),
+        // Its clients take no ids.
+        ("gemini", Format { ids: false, ..Format::new(Surface::Gemini) }),
     ]
 }

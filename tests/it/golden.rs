@@ -128,6 +128,31 @@ fn openai_chat_is_verbatim() {
 }
 
 #[test]
+fn gemini_is_verbatim() {
+    let all = fixtures::all();
+    for fixture in all.iter().filter(|f| !f.whole() && f.dialect == Provider::Gemini) {
+        let records = log_of(fixture);
+        let bytes = encode(Format { ids: false, ..Format::new(Surface::Gemini) }, &records);
+        let sent = std::str::from_utf8(&bytes).expect("UTF-8");
+        // A last frame that says the ending counts without its blank line, which we add.
+        let added = if fixture.name.contains("without_blank_line") { b"\n\n".as_slice() } else { b"" };
+        let expected = expected_verbatim(&[&fixture.bytes, added].concat());
+        let last = records.last().expect("an ending");
+        let Ok(Event::Done(done)) = Event::parse(Kind::Done, &last.draft.payload) else {
+            panic!("{}: no ending", fixture.name)
+        };
+        // Nothing marks the end, so a proper one adds nothing; what is not one is told in our words.
+        if done.error.is_none() || matches!(last.draft.framing, Framing::Raw(_)) {
+            assert_eq!(sent, expected, "{}", fixture.name);
+            continue;
+        }
+        let (forwarded, error) = sent.split_at(sent.rfind("data: {\"error\"").expect("our own error frame"));
+        assert!(expected.starts_with(forwarded), "{}: {forwarded}", fixture.name);
+        assert!(error.contains("upstream_"), "{}: {error}", fixture.name);
+    }
+}
+
+#[test]
 fn every_surface_says_the_same_and_nothing_that_breaks_clients() {
     for fixture in fixtures::all() {
         let records = log_of(&fixture);

@@ -162,8 +162,19 @@ impl Heard {
         }
     }
 
-    fn gemini(&mut self, _block: &Block) {
-        todo!()
+    fn gemini(&mut self, block: &Block) {
+        assert_eq!(block.event, "", "no named events");
+        let answer: serde_json::Value = serde_json::from_str(&block.data).expect("answers are JSON");
+        let candidates = answer["candidates"].as_array().map_or(&[][..], Vec::as_slice);
+        let first = candidates.iter().find(|candidate| candidate["index"].as_u64().unwrap_or(0) == 0);
+        let blocked = !answer["promptFeedback"]["blockReason"].is_null();
+        let finished = first.is_some_and(|candidate| !candidate["finishReason"].is_null());
+        self.ended |= !answer["error"].is_null() || blocked || finished;
+        let parts = first.and_then(|candidate| candidate["content"]["parts"].as_array());
+        for part in parts.into_iter().flatten() {
+            let text = part["text"].as_str().unwrap_or_default();
+            if part["thought"] == true { self.reasoning.push_str(text) } else { self.text.push_str(text) }
+        }
     }
 
     fn ai_sdk(&mut self, _block: &Block) {

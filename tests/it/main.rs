@@ -26,6 +26,7 @@ mod asks;
 mod breaks;
 mod commands;
 mod config;
+mod gemini;
 mod golden;
 mod limits;
 mod log_model;

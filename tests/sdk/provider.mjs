@@ -1,4 +1,4 @@
-// A scripted OpenAI-compatible upstream on a real socket, independent of relaystream's own code.
+// A scripted OpenAI-compatible upstream on a real socket, independent of relaystream's own code. Gemini's dialect is in lib/gemini.mjs.
 //
 // The request's model name is the script: parts joined by `+`, e.g. `paced-40-20+crlf`.
 //   ok, ok-<n>        n tokens at once (24)           paced-<n>-<ms>   n tokens, ms apart
@@ -15,6 +15,7 @@
 
 import http from "node:http";
 import { THOUGHT, countTokens, messages } from "./lib/anthropic.mjs";
+import { gemini } from "./lib/gemini.mjs";
 
 const PIECES = [
   "Hello", " wörld", " 日本語", " 👩‍👩‍👧‍👦", " e\u0301a\u0308", "\n\n", "## ", "नमस्ते", ' "quoted"', " \\back\\slash", " שלום",
@@ -166,6 +167,7 @@ async function answer(req, res) {
     const data = ["ok", "tools"].map((id) => ({ id, object: "model", created: 1767225600, owned_by: "script" }));
     return json(res, 200, { object: "list", data });
   }
+  if (url.pathname.startsWith("/v1beta/")) return gemini(req, res, url);
   const known = { "/v1/chat/completions": chat, "/v1/messages": messages, "/v1/messages/count_tokens": countTokens }[url.pathname];
   if (!known || req.method !== "POST") return json(res, 404, error(`scripted: no route ${url.pathname}`, "no_route"));
   const parts = [];

@@ -41,11 +41,21 @@ base_url = "UPSTREAM"
 keys = ["test-ant"]
 `;
 
+// The same upstream in Gemini's dialect.
+const GEMINI = `
+[providers.gemini]
+dialect = "gemini"
+base_url = "UPSTREAM"
+keys = ["g-key"]
+`;
+
 const SUITES = [
   { name: "openai-python", file: "openai_python.py" },
   { name: "openai-node", file: "openai_node.mjs" },
   { name: "anthropic-python", file: "anthropic_python.py", config: ANTHROPIC },
   { name: "anthropic-node", file: "anthropic_node.mjs", config: ANTHROPIC },
+  { name: "gemini-python", file: "gemini_python.py", config: GEMINI },
+  { name: "gemini-node", file: "gemini_node.mjs", config: GEMINI },
   { name: "eventsource", file: "eventsource.mjs" },
   { name: "undici", file: "undici.mjs" },
   { name: "browser", file: "browser.mjs" },

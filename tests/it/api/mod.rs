@@ -3,6 +3,7 @@
 mod anthropic;
 mod chat_stream;
 mod errors;
+mod gemini;
 mod keys;
 mod openai;
 mod operations;
