@@ -173,7 +173,12 @@ impl State {
 
     fn start(&mut self, index: Option<u64>, block: &Value, events: &mut Vec<Event>) {
         if block["type"] == "tool_use" {
-            self.open.push((index.unwrap_or_default(), Open { call: self.calls, argued: false }));
+            let index = index.unwrap_or_default();
+            // llama.cpp may begin a block again before its last piece.
+            if self.open.iter().any(|(open, _)| *open == index) {
+                return;
+            }
+            self.open.push((index, Open { call: self.calls, argued: false }));
         }
         let before = events.len();
         content(block, &mut self.calls, events);

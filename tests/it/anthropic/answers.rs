@@ -3,7 +3,7 @@
 use relaystream::event::{Done, Event, Notice, Signature, Status, Tool, Usage};
 use relaystream::log::{Draft, Framing, Record};
 use relaystream::provider::Provider;
-use relaystream::surface::{Format, Surface, anthropic};
+use relaystream::surface::{Complaint, Format, Surface, anthropic};
 use serde_json::{Value, json};
 
 use crate::fixtures::{LOG, draft, encode, log_of, number, start};
@@ -199,7 +199,7 @@ fn after_a_seam_the_same_message_goes_on() {
 fn encoded_and_forwarded_answers_are_the_same_to_an_accumulator() {
     for fixture in fixtures::all().iter().filter(|f| f.dialect == Provider::Anthropic && !f.whole()) {
         // Blocks that only Anthropic has are not said in events.
-        if ["server_tools", "unknown_events", "tool_input_at_once", "bare"]
+        if ["server_tools", "unknown_events", "tool_input_at_once", "begun_twice", "bare"]
             .iter()
             .any(|name| fixture.name.contains(name))
         {
@@ -262,4 +262,35 @@ fn a_whole_message_has_everything() {
                   "output_tokens_details": {"thinking_tokens": 2}},
     });
     assert_eq!(whole, expected);
+}
+
+/// Source of the classes: Anthropic's API reference, "Errors".
+#[test]
+fn errors_have_the_shape_that_sdks_read() {
+    let classes = [
+        (400, "invalid_request_error"),
+        (401, "authentication_error"),
+        (403, "permission_error"),
+        (404, "not_found_error"),
+        (413, "request_too_large"),
+        (422, "invalid_request_error"),
+        (429, "rate_limit_error"),
+        (500, "api_error"),
+        (504, "timeout_error"),
+        (529, "overloaded_error"),
+    ];
+    for (status, class) in classes {
+        let (code, message) = ("some_code".to_owned(), "what is wrong".to_owned());
+        let complaint = Complaint { status, code, message, param: None, request_id: Some("r1".into()) };
+        let error = json!({"type": class, "message": "what is wrong", "code": "some_code",
+                           "details": {"error_code": "some_code"}});
+        let expected = json!({"type": "error", "error": error, "request_id": "r1"});
+        let (kind, body) = complaint.body(Surface::Anthropic);
+        assert_eq!((kind, body), ("application/json", expected.to_string()));
+        let frame = heard::blocks(&complaint.frame(Surface::Anthropic));
+        assert_eq!(
+            (frame[0].event.as_str(), frame[0].data.as_str()),
+            ("error", expected.to_string().as_str())
+        );
+    }
 }
