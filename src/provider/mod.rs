@@ -233,10 +233,61 @@ fn whole(dialect: Provider, body: &[u8], mut events: Vec<Event>, ending: Done) -
     frames
 }
 
+/// Reads a frame's JSON. Servers that cut text by UTF-16 units write half a character as a lone `\\ud83d`: what is not
+/// a character cannot be kept as text, so each half becomes U+FFFD; the frame's own bytes stay as they are.
+fn json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, DecodeError> {
+    serde_json::from_str(text).or_else(|error| {
+        let malformed = |error: serde_json::Error| DecodeError::Malformed(error.to_string());
+        match whole_characters(text) {
+            Some(mended) => serde_json::from_str(&mended).map_err(malformed),
+            None => Err(malformed(error)),
+        }
+    })
+}
+
+/// The text with every lone half of a surrogate pair replaced, if there is one.
+fn whole_characters(text: &str) -> Option<String> {
+    let half = |at: usize| {
+        let digits = text.get(at..at + 6)?.strip_prefix("\\u")?;
+        u16::from_str_radix(digits, 16).ok().filter(|unit| (0xD800..0xE000).contains(unit))
+    };
+    let (mut mended, mut from, mut at) = (String::new(), 0, 0);
+    while let Some(found) = text[at..].find('\\') {
+        at += found;
+        match (half(at), half(at + 6)) {
+            (Some(0xD800..0xDC00), Some(0xDC00..0xE000)) => at += 12,
+            (Some(_), _) => {
+                mended.push_str(&text[from..at]);
+                mended.push('\u{FFFD}');
+                at += 6;
+                from = at;
+            }
+            // Past the escaped character, which may be a backslash.
+            (None, _) => at += 1 + text[at + 1..].chars().next().map_or(0, char::len_utf8),
+        }
+    }
+    (from > 0).then(|| mended + &text[from..])
+}
+
 /// The message of a provider's error body, whatever its shape.
 pub fn error_message(body: &[u8]) -> Option<String> {
     let value: serde_json::Value = serde_json::from_slice(body).ok()?;
     let error = value.get("error").unwrap_or(&value);
     let text = error.as_str().or_else(|| error.get("message")?.as_str())?;
     Some(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_characters_do_not_end_a_stream() {
+        let read = |text: &str| json::<String>(text).map_err(|error| error.to_string());
+        assert_eq!(read(r#""a\ud83d""#).as_deref(), Ok("a\u{FFFD}"));
+        assert_eq!(read(r#""\udc4b b\n""#).as_deref(), Ok("\u{FFFD} b\n"));
+        assert_eq!(read(r#""\ud83d\udc4b\ud83d""#).as_deref(), Ok("\u{1F44B}\u{FFFD}"));
+        assert_eq!(read(r#""\\ud83d \ud83d""#).as_deref(), Ok("\\ud83d \u{FFFD}"));
+        assert!(read(r#""a\u12"#).is_err() && read(r#""open \ud83d"#).is_err());
+    }
 }

@@ -284,8 +284,7 @@ impl State {
             }));
             return Ok(Told::End);
         }
-        let chunk: Chunk =
-            serde_json::from_str(data).map_err(|error| DecodeError::Malformed(error.to_string()))?;
+        let chunk: Chunk = super::json(data)?;
         let usage_only = chunk.usage.is_some() && chunk.choices.as_ref().is_none_or(Vec::is_empty);
         self.chunk(chunk, events);
         Ok(match events.last() {

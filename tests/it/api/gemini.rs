@@ -155,7 +155,7 @@ async fn an_openai_client_may_ask_gemini() {
         "{}{}",
         answer(&json!([{"text": "Hm.", "thought": true}, {"text": "Yes."}]), None),
         answer(
-            json!([{"functionCall": {"name": "f", "args": {"x": 1}}, "thoughtSignature": "c2ln"}]),
+            &json!([{"functionCall": {"name": "f", "args": {"x": 1}}, "thoughtSignature": "c2ln"}]),
             Some("STOP")
         ),
     );
