@@ -94,7 +94,9 @@ impl Said {
             };
             // The results of calls that were made together belong together.
             if let (true, true, Some(last)) = (result, answering, said.contents.last_mut()) {
-                last["parts"].as_array_mut().map(|earlier| earlier.extend(parts));
+                if let Some(earlier) = last["parts"].as_array_mut() {
+                    earlier.extend(parts);
+                }
             } else if !parts.is_empty() {
                 let role = if message.role == "assistant" { "model" } else { "user" };
                 said.contents.push(json!({"role": role, "parts": parts}));

@@ -126,7 +126,7 @@ impl Decoder {
 
 /// Whether a frame is whole and says how the answer ended.
 fn closes(frame: &sse::Frame<'_>) -> bool {
-    let answer: Option<Answer> = serde_json::from_str(frame.data.trim()).ok();
+    let answer: Option<Answer> = super::json(frame.data.trim()).ok();
     answer.is_some_and(|answer| answer.error.is_some() || answer.ending().is_some())
 }
 
@@ -151,8 +151,7 @@ impl State {
         if data.is_empty() {
             return Ok(Told::Nothing);
         }
-        let answer: Answer =
-            serde_json::from_str(data).map_err(|error| DecodeError::Malformed(error.to_string()))?;
+        let answer: Answer = super::json(data)?;
         let usage_only = answer.usage_metadata.is_some()
             && answer.candidates.as_ref().is_none_or(Vec::is_empty)
             && answer.prompt_feedback.is_none();

@@ -132,13 +132,15 @@ impl Encoder {
     }
 
     fn envelope(&self, part: Value) -> Value {
-        answer(json!([part]), &self.model, self.log)
+        answer(vec![part], &self.model, self.log)
     }
 }
 
-fn answer(parts: Value, model: &str, log: LogId) -> Value {
-    json!({"candidates": [{"content": {"parts": parts, "role": "model"}, "index": 0}],
-           "modelVersion": model, "responseId": log.to_string()})
+fn answer(parts: Vec<Value>, model: &str, log: LogId) -> Value {
+    let mut answer = json!({"candidates": [{"content": {"parts": null, "role": "model"}, "index": 0}],
+                            "modelVersion": model, "responseId": log.to_string()});
+    answer["candidates"][0]["content"]["parts"] = parts.into();
+    answer
 }
 
 /// A proof of reasoning, by itself.
@@ -261,7 +263,7 @@ pub fn collect(log: LogId, records: &[Record]) -> Vec<u8> {
     let said = calls.len() == transcript.tool_calls.len();
     parts.extend(calls);
     let model = transcript.start.as_ref().map_or("", |start| &start.model);
-    let mut body = answer(parts.into(), model, log);
+    let mut body = answer(parts, model, log);
     body["candidates"][0]["finishReason"] = finish_reason(&done, said).into();
     if let Some(usage) = done.usage.or(transcript.usage) {
         body["usageMetadata"] = counts(usage);

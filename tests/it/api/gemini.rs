@@ -11,7 +11,7 @@ fn ask() -> Value {
 }
 
 /// One event as Google writes it.
-fn answer(parts: Value, finish: Option<&str>) -> String {
+fn answer(parts: &Value, finish: Option<&str>) -> String {
     let mut candidate = json!({"content": {"parts": parts, "role": "model"}, "index": 0, "vendor": 1.5});
     if let Some(reason) = finish {
         candidate["finishReason"] = reason.into();
@@ -35,9 +35,9 @@ const WHOLE: &str = "/v1beta/models/gemini-x:generateContent";
 async fn a_stream_is_forwarded_byte_for_byte_and_without_ids() {
     let body = format!(
         "{}{}data: {{\"vendorOnly\":1}}\n\n{}",
-        answer(json!([{"text": "Grüße"}]), None),
-        answer(json!([{"text": " 🌍"}, {"newKind": {}}]), None),
-        answer(json!([{"text": ""}]), Some("STOP")),
+        answer(&json!([{"text": "Grüße"}]), None),
+        answer(&json!([{"text": " 🌍"}, {"newKind": {}}]), None),
+        answer(&json!([{"text": ""}]), Some("STOP")),
     );
     // As Google ends its lines.
     let body = body.replace('\n', "\r\n");
@@ -153,9 +153,9 @@ async fn what_another_provider_cannot_do_is_refused_by_name() {
 async fn an_openai_client_may_ask_gemini() {
     let body = format!(
         "{}{}",
-        answer(json!([{"text": "Hm.", "thought": true}, {"text": "Yes."}]), None),
+        answer(&json!([{"text": "Hm.", "thought": true}, {"text": "Yes."}]), None),
         answer(
-            json!([{"functionCall": {"name": "f", "args": {"x": 1}}, "thoughtSignature": "c2ln"}]),
+            &json!([{"functionCall": {"name": "f", "args": {"x": 1}}, "thoughtSignature": "c2ln"}]),
             Some("STOP")
         ),
     );
@@ -183,7 +183,7 @@ async fn an_openai_client_may_ask_gemini() {
 
 #[tokio::test]
 async fn a_broken_answer_is_an_error_and_a_broken_body() {
-    let said = answer(json!([{"text": "Half"}]), None);
+    let said = answer(&json!([{"text": "Half"}]), None);
     let late = "data: {\"error\":{\"code\":503,\"message\":\"overloaded\",\"status\":\"UNAVAILABLE\"}}\n\n";
     for (script, code, message) in [
         (Script::stream().send(&said).end(), 502, "before it was complete"),
@@ -205,7 +205,7 @@ async fn a_broken_answer_is_an_error_and_a_broken_body() {
 #[tokio::test]
 async fn a_cancel_is_an_error_and_a_broken_body() {
     let gate = Gate::default();
-    let script = Script::stream().send(answer(json!([{"text": "Half"}]), None)).wait(&gate);
+    let script = Script::stream().send(answer(&json!([{"text": "Half"}]), None)).wait(&gate);
     let provider = FakeProvider::new([script]).await;
     let server = gemini(&provider, "").await;
     let mut viewer = server.sse_of(server.post(STREAM, &ask())).await;
