@@ -53,6 +53,9 @@ pub struct Facts {
     pub model: String,
     #[serde(default)]
     pub metadata: Map<String, Value>,
+    /// The messages that it answers, as JSON, where its client's dialect lets a later request go on from here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conversation: Option<String>,
 }
 
 /// A stream to be.
@@ -63,6 +66,8 @@ pub struct Spec {
     pub facts: Facts,
     /// The answer's id in its client's own terms, see `event::Start`.
     pub message: Option<String>,
+    /// What the answer repeats of its request, see `event::Start`.
+    pub response: Option<Map<String, Value>>,
 }
 
 /// A stream that exists and can be read, and whose provider has not been called yet.
@@ -121,6 +126,7 @@ impl Relay {
                 .unwrap_or_default(),
             created_at: at_ms / 1000,
             message: spec.message,
+            response: spec.response,
         });
         let draft =
             Draft { kind: start.kind() as u8, at_ms, payload: start.data().into(), framing: Framing::Own };
@@ -216,8 +222,20 @@ impl Relay {
 
     /// A viewer right after `position`, which must have been checked.
     pub fn view(&self, tail: Arc<Tail>, format: Format, position: Position) -> Viewer {
+        let place = tail.place(format, position);
+        self.viewer(tail, format, place)
+    }
+
+    /// A viewer that reads on from an offset into the rendition.
+    pub fn view_at(&self, tail: Arc<Tail>, format: Format, offset: u64) -> Viewer {
+        // Makes the rendition, if it is not there.
+        let _start = tail.place(format, Position::START);
+        self.viewer(tail, format, (offset, None))
+    }
+
+    fn viewer(&self, tail: Arc<Tail>, format: Format, place: (u64, Option<Bytes>)) -> Viewer {
         let attendance = self.running(tail.log).map(|running| running.attend());
-        Viewer::new(tail, format, position, attendance, self.metrics.clone(), self.sampler.clone())
+        Viewer::new(tail, format, place, attendance, self.metrics.clone(), self.sampler.clone())
     }
 
     /// How many look at the log on this node.

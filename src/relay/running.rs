@@ -1,6 +1,5 @@
 //! A stream whose provider is still at work on this node: who may stop it, who is looking, how it failed early.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -54,7 +53,7 @@ pub struct Running {
     /// Set when the provider refused before it said anything.
     pub refusal: OnceLock<Refusal>,
     /// The provider has said something.
-    spoke: AtomicBool,
+    spoke: CancellationToken,
     /// Set once the log is sealed, or given up.
     pub finished: CancellationToken,
     stop: CancellationToken,
@@ -88,7 +87,7 @@ impl Running {
             id,
             on_disconnect,
             refusal: OnceLock::new(),
-            spoke: AtomicBool::new(false),
+            spoke: CancellationToken::new(),
             finished: CancellationToken::new(),
             stop: CancellationToken::new(),
             stopped_by: OnceLock::new(),
@@ -103,12 +102,17 @@ impl Running {
     }
 
     pub fn spoke(&self) {
-        self.spoke.store(true, Relaxed);
+        self.spoke.cancel();
     }
 
     /// Whether the provider has said nothing so far.
     pub fn mute(&self) -> bool {
-        !self.spoke.load(Relaxed)
+        !self.spoke.is_cancelled()
+    }
+
+    /// Resolves once the provider has said something.
+    pub async fn has_spoken(&self) {
+        self.spoke.cancelled().await;
     }
 
     pub fn attend(self: &Arc<Self>) -> Attendance {
