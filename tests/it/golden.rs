@@ -130,7 +130,7 @@ fn openai_responses_is_verbatim() {
         let sent = without_id_lines(std::str::from_utf8(&bytes).expect("UTF-8"));
         let mut expected = expected_verbatim(&fixture.bytes);
         if fixture.name.ends_with("completed_without_blank_line.sse") {
-            expected = format!("{}\n", std::str::from_utf8(&fixture.bytes).expect("UTF-8"));
+            expected = format!("{}\n\n", std::str::from_utf8(&fixture.bytes).expect("UTF-8"));
         }
         // The terminator of another dialect, behind the end.
         let expected = expected.replace("data: [DONE]\n\n", "");

@@ -26,9 +26,19 @@ targets = [{ provider = "openai", model = "gpt-4o-mini" }]
 timeouts = { first_token_ms = 1500, between_tokens_ms = 1500 }
 `;
 
+// The same upstream in its older dialect alone: by other keys, so that it is not taken for the same provider.
+const BOTH = `
+[providers.chat]
+dialect = "openai-chat"
+base_url = "UPSTREAM/v1"
+keys = ["other"]
+`;
+
 const SUITES = [
   { name: "openai-python", file: "openai_python.py" },
   { name: "openai-node", file: "openai_node.mjs" },
+  { name: "responses-python", file: "responses_python.py", config: BOTH },
+  { name: "responses-node", file: "responses_node.mjs", config: BOTH },
   { name: "eventsource", file: "eventsource.mjs" },
   { name: "undici", file: "undici.mjs" },
   { name: "browser", file: "browser.mjs" },

@@ -135,16 +135,21 @@ impl Encoder {
         self.own = true;
         if !std::mem::replace(&mut self.begun, true) {
             self.announce();
-            let background = self.response["background"] == true;
-            self.response["status"] = if background { "queued" } else { "in_progress" }.into();
+            let background = self.response.get("background") == Some(&true.into());
+            self.tell("status", if background { "queued" } else { "in_progress" });
             self.life("response.created");
             if background {
                 self.life("response.queued");
             }
-            self.response["status"] = "in_progress".into();
+            self.tell("status", "in_progress");
             self.life("response.in_progress");
         }
         &mut self.output
+    }
+
+    /// A field of the response object.
+    fn tell(&mut self, field: &str, value: impl Into<Value>) {
+        self.response.insert(field.into(), value.into());
     }
 
     /// A frame that holds the whole response.
@@ -196,8 +201,8 @@ impl Encoder {
             "error" => {
                 self.announce();
                 let told = if frame["error"].is_object() { &frame["error"] } else { &frame };
-                self.response["error"] = json!({"code": told["code"], "message": told["message"]});
-                self.response["status"] = "failed".into();
+                self.tell("error", json!({"code": told["code"], "message": told["message"]}));
+                self.tell("status", "failed");
             }
             _ => {}
         }
@@ -220,19 +225,20 @@ impl Encoder {
         if status != "failed" {
             self.output.close_all(open);
         }
-        self.response["status"] = status.into();
+        self.tell("status", status);
         if kind == "response.completed" {
-            self.response["completed_at"] = at.into();
+            self.tell("completed_at", at);
         } else if let Some(reason) = reason.filter(|_| status == "incomplete") {
-            self.response["incomplete_details"] = json!({"reason": reason});
+            self.tell("incomplete_details", json!({"reason": reason}));
         }
         if status == "failed" {
-            self.response["error"] = failure(done);
+            self.tell("error", failure(done));
         }
         if let Some(usage) = done.usage {
-            self.response["usage"] = counts(usage);
+            self.tell("usage", counts(usage));
         }
-        self.response["output"] = self.output.values(open).into();
+        let output = self.output.values(open);
+        self.tell("output", output);
         self.ended = true;
         self.life(kind);
     }
@@ -242,7 +248,8 @@ impl Encoder {
         self.catch_up();
         self.announce();
         if !self.ended {
-            self.response["output"] = self.output.values("in_progress").into();
+            let output = self.output.values("in_progress");
+            self.tell("output", output);
         }
         &self.response
     }

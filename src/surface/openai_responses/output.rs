@@ -244,11 +244,6 @@ impl Output {
         }
     }
 
-    /// Whether functions were called.
-    pub fn called(&self) -> bool {
-        !self.calls.is_empty()
-    }
-
     fn add(&mut self, prefix: &str, said: Said) -> usize {
         let at = self.items.last().map_or(0, |item| item.at + 1);
         let item = Item { at, id: format!("{prefix}_{}_{at}", self.log), open: true, said };
