@@ -383,5 +383,7 @@ pub async fn input_items(
     let more = items.len() > limit.clamp(1, 100);
     items.truncate(limit.clamp(1, 100));
     let ends = [items.first(), items.last()].map(|item| item.map(|item| item["id"].clone()));
-    Ok(Json(json!({"object": "list", "data": items, "first_id": ends[0], "last_id": ends[1], "has_more": more})))
+    Ok(Json(
+        json!({"object": "list", "data": items, "first_id": ends[0], "last_id": ends[1], "has_more": more}),
+    ))
 }

@@ -11,7 +11,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 use super::error::ApiError;
 use super::rate::Rate;
 use super::{
-    chat_stream, compat, envelope, extract, ops, origin, poll, prompts, responses, sessions, socket, streams, ui,
+    chat_stream, compat, envelope, extract, ops, origin, poll, prompts, responses, sessions, socket, streams,
+    ui,
 };
 use crate::app::App;
 

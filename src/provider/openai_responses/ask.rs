@@ -55,7 +55,10 @@ pub fn ask(request: &Request, model: &str) -> Result<Ask, Invalid> {
     }
     for (name, nothing) in NOTHING {
         if let Some(value) = params.take(name).filter(|value| value != nothing) {
-            return Err(Invalid::new(name, format!("{value} has no counterpart in the {} dialect", DIALECT.name())));
+            return Err(Invalid::new(
+                name,
+                format!("{value} has no counterpart in the {} dialect", DIALECT.name()),
+            ));
         }
     }
     params.ignore(&["n", "stream_options"]);
@@ -141,7 +144,9 @@ pub fn items(messages: &[Message]) -> Result<Vec<Value>, Invalid> {
                 let Some(id) = message.call_id() else {
                     return Err(Invalid::new(format!("messages[{at}].tool_call_id"), "is missing"));
                 };
-                items.push(json!({"type": "function_call_output", "call_id": id, "output": content(at, message)?}));
+                items.push(
+                    json!({"type": "function_call_output", "call_id": id, "output": content(at, message)?}),
+                );
             }
             "function" => {
                 let message = "\"function\" is older than this model's provider: use tools";

@@ -187,7 +187,11 @@ fn text(value: &Value) -> Option<String> {
 /// What the provider wants to see again of a reasoning item.
 fn proof(item: &Value) -> Option<Event> {
     let signature = text(&item["encrypted_content"])?;
-    Some(Event::Signature(Signature { signature, redacted: item["redacted"] == true, ..Signature::default() }))
+    Some(Event::Signature(Signature {
+        signature,
+        redacted: item["redacted"] == true,
+        ..Signature::default()
+    }))
 }
 
 fn failed(error: &Value) -> Done {

@@ -279,7 +279,9 @@ fn counts(usage: Usage) -> Value {
 fn failure(done: &Done) -> Value {
     match &done.error {
         Some(error) => json!({"code": error.code, "message": error.message}),
-        None => json!({"code": done.status.as_str(), "message": format!("the stream was {}", done.status.as_str())}),
+        None => {
+            json!({"code": done.status.as_str(), "message": format!("the stream was {}", done.status.as_str())})
+        }
     }
 }
 

@@ -32,8 +32,17 @@ struct Item {
 #[derive(Debug)]
 enum Said {
     Message(Vec<Part>),
-    Reasoning { raw: bool, parts: Vec<String>, proof: Option<Signature> },
-    Call { call_id: String, name: String, arguments: String, signature: Option<String> },
+    Reasoning {
+        raw: bool,
+        parts: Vec<String>,
+        proof: Option<Signature>,
+    },
+    Call {
+        call_id: String,
+        name: String,
+        arguments: String,
+        signature: Option<String>,
+    },
     /// As a provider told it.
     Whole(Value),
 }
@@ -137,7 +146,8 @@ impl Output {
         let Said::Message(parts) = &mut self.items[here].said else { return };
         let index = parts.len() - 1;
         parts[index].text.push_str(text);
-        let mut fields = json!({"item_id": item_id, "output_index": at, "content_index": index, "delta": text});
+        let mut fields =
+            json!({"item_id": item_id, "output_index": at, "content_index": index, "delta": text});
         if refusal {
             self.say("response.refusal.delta", fields);
         } else {
@@ -226,7 +236,8 @@ impl Output {
             self.close_but_calls();
             let call_id = piece.id.clone().unwrap_or_else(|| format!("call_{}_{}", self.log, piece.index));
             let name = piece.name.clone().unwrap_or_default();
-            let said = Said::Call { call_id, name, arguments: String::new(), signature: piece.signature.clone() };
+            let said =
+                Said::Call { call_id, name, arguments: String::new(), signature: piece.signature.clone() };
             let here = self.add("fc", said);
             self.calls.push((piece.index, here));
             here
@@ -288,7 +299,8 @@ impl Output {
                 self.say(names.part_done, whole);
             }
             Said::Call { name, arguments, .. } => {
-                let told = json!({"item_id": item_id, "output_index": at, "name": name, "arguments": arguments});
+                let told =
+                    json!({"item_id": item_id, "output_index": at, "name": name, "arguments": arguments});
                 self.say("response.function_call_arguments.done", told);
             }
             _ => {}

@@ -62,7 +62,8 @@ pub fn read(mut fields: Map<String, Value>, headers: Vec<(String, String)>) -> R
     response.sort_keys();
     let mut why = None;
     for (name, nothing) in OWN {
-        if let Some(value) = fields.shift_remove(name).filter(|value| !nothing.contains(&&*value.to_string())) {
+        if let Some(value) = fields.shift_remove(name).filter(|value| !nothing.contains(&&*value.to_string()))
+        {
             why = why.or_else(|| Some(untold(name, &value)));
         }
     }
@@ -81,8 +82,7 @@ pub fn read(mut fields: Map<String, Value>, headers: Vec<(String, String)>) -> R
     let messages = Input::default().read(input, &mut why)?;
     let params = params(fields, &mut why)?;
     chat::check_params(&params).map_err(renamed)?;
-    let request =
-        Request { model, messages, stream, params, original: Some(original), untranslatable: why };
+    let request = Request { model, messages, stream, params, original: Some(original), untranslatable: why };
     let instructions = instructions.map(|text| Message::new("system", &text));
     Ok(Asked { request, instructions, previous, background, store, metadata, response })
 }
@@ -130,10 +130,7 @@ fn object(fields: &mut Map<String, Value>, name: &str) -> Result<Option<Map<Stri
 }
 
 /// The other fields under their canonical names; unknown ones ride along.
-fn params(
-    mut fields: Map<String, Value>,
-    why: &mut Option<Invalid>,
-) -> Result<Map<String, Value>, Invalid> {
+fn params(mut fields: Map<String, Value>, why: &mut Option<Invalid>) -> Result<Map<String, Value>, Invalid> {
     if let Some(most) = fields.shift_remove("max_output_tokens") {
         fields.insert("max_tokens".into(), most);
     }
