@@ -28,6 +28,8 @@ pub struct Wish {
     pub response: Option<serde_json::Map<String, serde_json::Value>>,
     /// The messages that are answered, to be kept with the stream.
     pub conversation: Option<String>,
+    /// See `relay::Spec`.
+    pub known_as: Option<String>,
 }
 
 impl Wish {
@@ -123,6 +125,7 @@ impl App {
             facts,
             message: wish.message,
             response: wish.response,
+            known_as: wish.known_as,
         };
         let created = self.relay.create(spec).await?;
         let (id, running) = (created.id, created.running.clone());

@@ -4,7 +4,6 @@
 //! whole log can be read as long as it is kept, with `background` or without.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
@@ -30,6 +29,7 @@ use crate::log::{LogId, Position};
 use crate::provider::{Provider, openai_responses as wire};
 use crate::relay::Facts;
 use crate::relay::follow::PAGE_BYTES;
+use crate::relay::running::Running;
 use crate::store;
 use crate::surface::openai_responses::{self as surface, Asked, PREFIX};
 use crate::surface::{Format, Surface};
@@ -51,7 +51,7 @@ pub async fn create(
     let wish = wish_of(&app, &principal, &parts, asked, same).await?;
     let started = app.start(&principal, wish).await?;
     if let (true, Some(running)) = (same, &started.running) {
-        remember(&app, &principal, running.clone());
+        settle(&app, &principal, running.clone());
     }
     let format = Format { ids: compat::ids(&parts), ..Format::new(Surface::OpenAiResponses) };
     if background {
@@ -116,6 +116,7 @@ async fn wish_of(
     let mut wish = wish::wish(request, session, policy, asked.metadata, &parts.headers)?;
     wish.response = (!same).then_some(asked.response);
     wish.conversation = conversation;
+    wish.known_as = same.then(|| known_as(principal));
     Ok(wish)
 }
 
@@ -130,8 +131,9 @@ async fn earlier(app: &App, principal: &Principal, name: &str) -> Result<Option<
     };
     let (id, facts) = found;
     let tail = app.relay.tail(id).await?;
-    let (transcript, provider) =
-        tail.with_records(|records| (Transcript::of(records), surface::provider_id(records)));
+    let (transcript, provider) = tail.with_records(|records| {
+        (Transcript::of(records), surface::provider_id(records.iter().map(|record| &record.draft)))
+    });
     let Some(done) = &transcript.done else {
         return Err(ApiError::invalid("previous_response_id", "this response is still being generated"));
     };
@@ -215,34 +217,30 @@ async fn in_background(
     Ok(response)
 }
 
-/// A provider's id for a running response is remembered this long; for an ended one, as long as that is kept.
-const ID_TTL: Duration = Duration::from_secs(24 * 3600);
-
-fn id_key(principal: &Principal, name: &str) -> String {
-    format!("response/{}/{name}", principal.key())
+/// Where a provider's own id of a response is noted for this principal; the relay adds the id, and does it.
+fn known_as(principal: &Principal) -> String {
+    format!("response/{}/", principal.key())
 }
 
-/// Notes under which id the provider told of its response, once it has said something.
-fn remember(app: &Arc<App>, principal: &Principal, running: Arc<crate::relay::running::Running>) {
+/// The note about an ended response goes when the response goes.
+fn settle(app: &Arc<App>, principal: &Principal, running: Arc<Running>) {
     let (store, window) = (app.relay.store.clone(), app.edge.replay_window);
-    let user = principal.clone();
+    let known_as = known_as(principal);
+    if window.is_zero() {
+        return;
+    }
     app.tracker.spawn(async move {
-        tokio::select! {
-            () = running.has_spoken() => {}
-            () = running.finished.cancelled() => {}
-        }
-        let noted = async {
+        running.finished.cancelled().await;
+        let settled = async {
             let page = store.read(running.id, Position::START, PAGE_BYTES).await?;
-            let Some(name) = surface::provider_id(&page.records) else { return Ok(()) };
-            let (key, value) = (id_key(&user, &name), running.id.to_string());
-            store.claim(&key, &value, ID_TTL).await?;
-            running.finished.cancelled().await;
-            let ttl = if window.is_zero() { ID_TTL } else { window };
-            store.claim(&key, &value, ttl).await.map(drop)
+            let Some(name) = surface::provider_id(page.records.iter().map(|record| &record.draft)) else {
+                return Ok(());
+            };
+            store.claim(&format!("{known_as}{name}"), &running.id.to_string(), window).await.map(drop)
         };
-        match noted.await {
+        match settled.await {
             Ok(()) | Err(store::Error::NotFound) => {}
-            Err(error) => tracing::warn!(%error, "a provider's id of a response could not be kept"),
+            Err(error) => tracing::warn!(%error, "the note of a provider's id could not be settled"),
         }
     });
 }
@@ -253,7 +251,7 @@ async fn find(app: &App, principal: &Principal, name: &str) -> Result<(LogId, Fa
     let id = match ours {
         Some(id) => Some(id),
         None => {
-            let noted = app.relay.store.claimed(&id_key(principal, name)).await?;
+            let noted = app.relay.store.claimed(&format!("{}{name}", known_as(principal))).await?;
             noted.and_then(|id| id.parse().ok())
         }
     };

@@ -70,6 +70,7 @@ pub fn wish(
         message: None,
         response: None,
         conversation: None,
+        known_as: None,
     })
 }
 

@@ -68,6 +68,8 @@ pub struct Spec {
     pub message: Option<String>,
     /// What the answer repeats of its request, see `event::Start`.
     pub response: Option<Map<String, Value>>,
+    /// The beginning of the key under which the provider's own id of a response is noted.
+    pub known_as: Option<String>,
 }
 
 /// A stream that exists and can be read, and whose provider has not been called yet.
@@ -141,7 +143,7 @@ impl Relay {
         let running = Running::new(id, spec.on_disconnect);
         lock(&self.running).insert(id, running.clone());
         self.metrics.streams_running.inc();
-        let job = pump::Job::new(running.clone(), spec.request, spec.route, head);
+        let job = pump::Job::new(running.clone(), spec.request, spec.route, spec.known_as, head);
         Ok(Created { id, running, job })
     }
 

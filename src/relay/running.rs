@@ -1,5 +1,6 @@
 //! A stream whose provider is still at work on this node: who may stop it, who is looking, how it failed early.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -53,7 +54,7 @@ pub struct Running {
     /// Set when the provider refused before it said anything.
     pub refusal: OnceLock<Refusal>,
     /// The provider has said something.
-    spoke: CancellationToken,
+    spoke: AtomicBool,
     /// Set once the log is sealed, or given up.
     pub finished: CancellationToken,
     stop: CancellationToken,
@@ -87,7 +88,7 @@ impl Running {
             id,
             on_disconnect,
             refusal: OnceLock::new(),
-            spoke: CancellationToken::new(),
+            spoke: AtomicBool::new(false),
             finished: CancellationToken::new(),
             stop: CancellationToken::new(),
             stopped_by: OnceLock::new(),
@@ -102,17 +103,12 @@ impl Running {
     }
 
     pub fn spoke(&self) {
-        self.spoke.cancel();
+        self.spoke.store(true, Relaxed);
     }
 
     /// Whether the provider has said nothing so far.
     pub fn mute(&self) -> bool {
-        !self.spoke.is_cancelled()
-    }
-
-    /// Resolves once the provider has said something.
-    pub async fn has_spoken(&self) {
-        self.spoke.cancelled().await;
+        !self.spoke.load(Relaxed)
     }
 
     pub fn attend(self: &Arc<Self>) -> Attendance {

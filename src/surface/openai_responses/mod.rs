@@ -15,7 +15,7 @@ pub use read::{Asked, read};
 
 use super::Format;
 use crate::event::{Done, Event, Kind, Notice, Start, Status, Usage};
-use crate::log::{EventId, Framing, LogId, Record};
+use crate::log::{Draft, EventId, Framing, LogId, Record};
 use crate::sse;
 use output::Output;
 
@@ -297,9 +297,9 @@ pub fn collect(log: LogId, records: &[Record]) -> Vec<u8> {
 }
 
 /// Under which id a provider of this dialect knows the response.
-pub fn provider_id(records: &[Record]) -> Option<String> {
+pub fn provider_id<'a>(drafts: impl IntoIterator<Item = &'a Draft>) -> Option<String> {
     let id = |response: &Value| response["id"].as_str().map(str::to_owned);
-    records.iter().find_map(|record| match &record.draft.framing {
+    drafts.into_iter().find_map(|draft| match &draft.framing {
         Framing::Raw(raw) if raw.dialect == super::WHOLE | DIALECT => {
             id(&serde_json::from_slice(&raw.bytes).unwrap_or_default())
         }

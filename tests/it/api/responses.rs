@@ -432,7 +432,10 @@ async fn early_refusals_keep_status_and_body() {
             let mut asked = ask();
             asked["stream"] = stream.into();
             let answer = Answer::of(server.send(server.post("/v1/responses", &asked)).await).await;
-            assert_eq!((answer.status, &answer.json()["error"]["message"]), (404, &json!("no such engine")));
+            assert_eq!(answer.status, 404);
+            // In the same dialect it is the provider's own body.
+            let message = answer.json()["error"]["message"].as_str().unwrap().to_owned();
+            assert!(message.ends_with("no such engine"), "{message}");
         }
         server.finish().await;
     }
