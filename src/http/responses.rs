@@ -30,6 +30,7 @@ use crate::provider::{Provider, openai_responses as wire};
 use crate::relay::Facts;
 use crate::relay::follow::PAGE_BYTES;
 use crate::relay::running::Running;
+use crate::relay::viewer::Viewer;
 use crate::store;
 use crate::surface::openai_responses::{self as surface, Asked, PREFIX};
 use crate::surface::{Format, Surface};
@@ -292,32 +293,28 @@ pub async fn retrieve(
     }
     let format = Format { ids: compat::ids(&parts), ..Format::new(Surface::OpenAiResponses) };
     let tail = app.relay.tail(id).await?;
-    let offset = match (parameter(query, "starting_after"), after(&parts.headers, query)) {
+    let viewer = match (parameter(query, "starting_after"), after(&parts.headers, query)) {
         (Some(number), _) => {
             let number: u64 = number.parse().map_err(|_| {
                 let mut error = ApiError::bad_request("starting_after must be a sequence number");
                 error.param = Some("starting_after".into());
                 error
             })?;
-            Some(tail.seek(format, |frame| surface::sequence_number(frame).is_some_and(|n| n > number)))
+            let past = |frame: &[u8]| surface::sequence_number(frame).is_some_and(|n| n > number);
+            let offset = tail.seek(format, past);
+            resumed(&app, app.relay.view_at(tail, format, offset))
         }
         (None, Some(position)) => {
             let from = view::position(&tail, Some(&position));
             if let Some(bad) = from.reset {
+                app.metrics.resumed(bad.as_str());
                 let message = format!("the position cannot be resumed: {}", bad.as_str());
                 return Err(ApiError::bad_request(message));
             }
-            let (offset, inside) = tail.place(format, from.position);
-            // Clients of this dialect go on after whole frames.
-            inside.is_none().then_some(offset)
+            resumed(&app, app.relay.view(tail, format, from.position))
         }
-        (None, None) => None,
+        (None, None) => app.relay.view(tail, format, Position::START),
     };
-    let resumed = offset.is_some();
-    let viewer = app.relay.view_at(tail, format, offset.unwrap_or(0));
-    if resumed {
-        app.metrics.resumed(if viewer.at_end() { "done" } else { "ok" });
-    }
     if viewer.at_end() {
         return Ok((stream_headers(id, &facts), sse::headers(), Body::empty()).into_response());
     }
@@ -326,6 +323,12 @@ pub async fn retrieve(
     let mut response = Events::new(viewer, None, &parts.extensions, held, counted).into_response();
     response.headers_mut().extend(stream_headers(id, &facts));
     Ok(response)
+}
+
+/// Counts it as one that came back.
+fn resumed(app: &App, viewer: Viewer) -> Viewer {
+    app.metrics.resumed(if viewer.at_end() { "done" } else { "ok" });
+    viewer
 }
 
 /// `POST /v1/responses/{id}/cancel`: stops it, in the background or not; again and again is fine.

@@ -228,10 +228,8 @@ impl Relay {
         self.viewer(tail, format, place)
     }
 
-    /// A viewer that reads on from an offset into the rendition.
+    /// A viewer that reads on from an offset into the rendition, which [`Tail::seek`] found there.
     pub fn view_at(&self, tail: Arc<Tail>, format: Format, offset: u64) -> Viewer {
-        // Makes the rendition, if it is not there.
-        let _start = tail.place(format, Position::START);
         self.viewer(tail, format, (offset, None))
     }
 

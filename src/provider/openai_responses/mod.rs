@@ -101,10 +101,8 @@ impl State {
             "response.output_item.added" => self.added(at, &told["item"], events),
             "response.output_item.done" => self.item_done(at, &told["item"], events),
             "response.function_call_arguments.delta" => self.arguments(at, delta(), events),
-            "response.function_call_arguments.done" => {
-                if !self.items.entry(at).or_default().arguments {
-                    self.arguments(at, text(&told["arguments"]), events);
-                }
+            "response.function_call_arguments.done" if !self.items.entry(at).or_default().arguments => {
+                self.arguments(at, text(&told["arguments"]), events);
             }
             "error" => {
                 let error = if told["error"].is_object() { &told["error"] } else { told };

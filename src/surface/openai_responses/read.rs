@@ -55,8 +55,8 @@ const OWN: [(&str, &[&str]); 8] = [
 ];
 
 pub fn read(mut fields: Map<String, Value>, headers: Vec<(String, String)>) -> Result<Asked, Invalid> {
-    fields.retain(|_, value| !value.is_null());
     let original = Original { dialect: DIALECT, body: fields.clone(), headers };
+    fields.retain(|_, value| !value.is_null());
     let response = REPEATED.iter().filter_map(|name| Some(((*name).to_owned(), fields.get(*name)?.clone())));
     let mut response: Map<String, Value> = response.collect();
     response.sort_keys();
@@ -64,7 +64,7 @@ pub fn read(mut fields: Map<String, Value>, headers: Vec<(String, String)>) -> R
     for (name, nothing) in OWN {
         if let Some(value) = fields.shift_remove(name).filter(|value| !nothing.contains(&&*value.to_string()))
         {
-            why = why.or_else(|| Some(untold(name, &value)));
+            why = why.or_else(|| Some(untold(name)));
         }
     }
     let model = text(&mut fields, "model")?.ok_or_else(|| Invalid::new("model", "is missing"))?;
@@ -87,7 +87,7 @@ pub fn read(mut fields: Map<String, Value>, headers: Vec<(String, String)>) -> R
     Ok(Asked { request, instructions, previous, background, store, metadata, response })
 }
 
-fn untold(field: impl Into<String>, _: &Value) -> Invalid {
+fn untold(field: impl Into<String>) -> Invalid {
     Invalid::new(field, "has no counterpart in the dialect of this model's provider")
 }
 
@@ -163,7 +163,7 @@ fn params(mut fields: Map<String, Value>, why: &mut Option<Invalid>) -> Result<M
             Some("function") => {
                 *choice = json!({"type": "function", "function": {"name": choice["name"]}});
             }
-            _ => *why = why.take().or_else(|| Some(untold("tool_choice", choice))),
+            _ => *why = why.take().or_else(|| Some(untold("tool_choice"))),
         }
     }
     Ok(fields)
@@ -218,7 +218,7 @@ impl Input {
             Some(Value::String(text)) => self.messages.push(Message::new("user", &text)),
             Some(Value::Array(items)) => {
                 for (at, item) in items.into_iter().enumerate() {
-                    self.item(format!("input[{at}]"), &item, why)?;
+                    self.item(&format!("input[{at}]"), &item, why)?;
                 }
             }
             Some(other) => return Err(wrong("input", "a string or a list of items", &other)),
@@ -226,9 +226,9 @@ impl Input {
         Ok(self.messages)
     }
 
-    fn item(&mut self, field: String, item: &Value, why: &mut Option<Invalid>) -> Result<(), Invalid> {
+    fn item(&mut self, field: &str, item: &Value, why: &mut Option<Invalid>) -> Result<(), Invalid> {
         if !item.is_object() {
-            return Err(wrong(&field, "an object", item));
+            return Err(wrong(field, "an object", item));
         }
         let needed = |name: &str| {
             let text = item[name].as_str().map(str::to_owned);
@@ -314,7 +314,7 @@ fn content(field: &str, content: &Value, why: &mut Option<Invalid>) -> Result<Va
     for (at, value) in parts.iter().enumerate() {
         match part(value).map_err(|message| Invalid::new(format!("{field}[{at}]"), message))? {
             Some(part) => read.push(part),
-            None => *why = why.take().or_else(|| Some(untold(format!("{field}[{at}]"), value))),
+            None => *why = why.take().or_else(|| Some(untold(format!("{field}[{at}]")))),
         }
     }
     // Plain text is what every provider takes.
