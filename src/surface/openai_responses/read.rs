@@ -62,8 +62,8 @@ pub fn read(mut fields: Map<String, Value>, headers: Vec<(String, String)>) -> R
     response.sort_keys();
     let mut why = None;
     for (name, nothing) in OWN {
-        if let Some(value) = fields.shift_remove(name).filter(|value| !nothing.contains(&&*value.to_string()))
-        {
+        let value = fields.shift_remove(name);
+        if value.is_some_and(|value| !nothing.contains(&value.to_string().as_str())) {
             why = why.or_else(|| Some(untold(name)));
         }
     }
