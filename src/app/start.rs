@@ -24,6 +24,12 @@ pub struct Wish {
     pub idempotency_key: Option<String>,
     /// The answer's id, if its client's dialect lets the client choose it.
     pub message: Option<String>,
+    /// What the answer repeats of its request, see `event::Start`.
+    pub response: Option<serde_json::Map<String, serde_json::Value>>,
+    /// The messages that are answered, to be kept with the stream.
+    pub conversation: Option<String>,
+    /// See `relay::Spec`.
+    pub known_as: Option<String>,
 }
 
 impl Wish {
@@ -110,6 +116,7 @@ impl App {
             session: wish.session,
             model: wish.request.model.clone(),
             metadata: wish.metadata,
+            conversation: wish.conversation,
         };
         let spec = Spec {
             request: wish.request,
@@ -117,6 +124,8 @@ impl App {
             on_disconnect: wish.on_disconnect,
             facts,
             message: wish.message,
+            response: wish.response,
+            known_as: wish.known_as,
         };
         let created = self.relay.create(spec).await?;
         let (id, running) = (created.id, created.running.clone());

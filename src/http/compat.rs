@@ -38,17 +38,29 @@ pub async fn answer(
 ) -> Result<Response, ApiError> {
     let stream = wish.request.stream;
     let started = app.start(principal, wish).await?;
+    respond(app, principal, parts, &started, stream, format).await
+}
+
+/// The answer to what was started.
+pub async fn respond(
+    app: &Arc<App>,
+    principal: &Principal,
+    parts: &Parts,
+    started: &Started,
+    stream: bool,
+    format: Format,
+) -> Result<Response, ApiError> {
     let facts = app.relay.facts(started.id).await?;
     let held = view::permits(app, principal, started.id)?;
     let tail = app.relay.tail(started.id).await?;
     let mut viewer = app.relay.view(tail, format, Position::START);
     let answer = if stream {
         let counted = Counted::new(&app.metrics, "sse");
-        let spoken = hold_head(app, &mut viewer, &started).await;
+        let spoken = hold_head(app, &mut viewer, started).await;
         spoken.map(|()| Events::new(viewer, None, &parts.extensions, held, counted).into_response())
     } else {
         let _counted = Counted::new(&app.metrics, "json");
-        whole(&mut viewer, &started).await
+        whole(&mut viewer, started).await
     };
     let mut response = answer.unwrap_or_else(ApiError::into_response);
     response.headers_mut().extend(stream_headers(started.id, &facts));

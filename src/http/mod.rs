@@ -19,6 +19,7 @@ mod origin;
 mod poll;
 mod prompts;
 pub mod rate;
+mod responses;
 mod router;
 mod sessions;
 mod socket;

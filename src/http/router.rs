@@ -11,7 +11,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use super::error::ApiError;
 use super::rate::Rate;
 use super::{
-    anthropic, chat_stream, compat, envelope, extract, gemini, models, ops, origin, poll, prompts, sessions, socket,
+    anthropic, chat_stream, compat, envelope, extract, gemini, models, ops, origin, poll, prompts, responses, sessions, socket,
     streams, ui,
 };
 use crate::app::App;
@@ -34,6 +34,10 @@ pub fn router(app: &Arc<App>, rate: Option<&Rate>) -> Router {
         .route("/v1/prompts/{name}", get(prompts::show))
         // OpenAI
         .route("/v1/chat/completions", post(compat::chat_completions))
+        .route("/v1/responses", post(responses::create))
+        .route("/v1/responses/{id}", get(responses::retrieve).delete(responses::forget))
+        .route("/v1/responses/{id}/cancel", post(responses::cancel))
+        .route("/v1/responses/{id}/input_items", get(responses::input_items))
         .route("/v1/models", get(models::models))
         // Anthropic
         .route("/v1/messages", post(anthropic::messages))

@@ -79,6 +79,9 @@ impl Provider {
 
     /// The request in this dialect; `model` is the provider's own name for it. What it cannot say is refused by field.
     pub fn ask(self, request: &Request, model: &str) -> Result<Ask, Invalid> {
+        if let (Some(invalid), None) = (&request.untranslatable, request.verbatim(self as u8)) {
+            return Err(invalid.clone());
+        }
         match self {
             Provider::OpenAiChat | Provider::Demo => openai_chat::ask(request, model),
             Provider::OpenAiResponses => openai_responses::ask(request, model),

@@ -54,6 +54,9 @@ pub struct Facts {
     pub model: String,
     #[serde(default)]
     pub metadata: Map<String, Value>,
+    /// The messages that it answers, as JSON, where its client's dialect lets a later request go on from here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conversation: Option<String>,
 }
 
 /// A stream to be.
@@ -64,6 +67,10 @@ pub struct Spec {
     pub facts: Facts,
     /// The answer's id in its client's own terms, see `event::Start`.
     pub message: Option<String>,
+    /// What the answer repeats of its request, see `event::Start`.
+    pub response: Option<Map<String, Value>>,
+    /// The beginning of the key under which the provider's own id of a response is noted.
+    pub known_as: Option<String>,
 }
 
 /// A stream that exists and can be read, and whose provider has not been called yet.
@@ -122,6 +129,7 @@ impl Relay {
                 .unwrap_or_default(),
             created_at: at_ms / 1000,
             message: spec.message,
+            response: spec.response,
         });
         let draft =
             Draft { kind: start.kind() as u8, at_ms, payload: start.data().into(), framing: Framing::Own };
@@ -136,7 +144,7 @@ impl Relay {
         let running = Running::new(id, spec.on_disconnect);
         lock(&self.running).insert(id, running.clone());
         self.metrics.streams_running.inc();
-        let job = pump::Job::new(running.clone(), spec.request, spec.route, head);
+        let job = pump::Job::new(running.clone(), spec.request, spec.route, spec.known_as, head);
         Ok(Created { id, running, job })
     }
 
@@ -223,8 +231,18 @@ impl Relay {
 
     /// A viewer right after `position`, which must have been checked.
     pub fn view(&self, tail: Arc<Tail>, format: Format, position: Position) -> Viewer {
+        let place = tail.place(format, position);
+        self.viewer(tail, format, place)
+    }
+
+    /// A viewer that reads on from an offset into the rendition, which [`Tail::seek`] found there.
+    pub fn view_at(&self, tail: Arc<Tail>, format: Format, offset: u64) -> Viewer {
+        self.viewer(tail, format, (offset, None))
+    }
+
+    fn viewer(&self, tail: Arc<Tail>, format: Format, place: (u64, Option<Bytes>)) -> Viewer {
         let attendance = self.running(tail.log).map(|running| running.attend());
-        Viewer::new(tail, format, position, attendance, self.metrics.clone(), self.sampler.clone())
+        Viewer::new(tail, format, place, attendance, self.metrics.clone(), self.sampler.clone())
     }
 
     /// How many look at the log on this node.

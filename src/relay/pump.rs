@@ -21,6 +21,7 @@ use crate::log::{Batch, Draft, Framing, Position};
 use crate::metrics::{Ended, TokenType};
 use crate::provider::{DecodeError, Decoder, Frame};
 use crate::store;
+use crate::surface::openai_responses;
 
 /// Frames that say something to the reader, as opposed to counts and notices.
 const SPOKEN: [u8; 4] = [Kind::Token as u8, Kind::Refusal as u8, Kind::Reasoning as u8, Kind::Tool as u8];
@@ -29,6 +30,8 @@ pub struct Job {
     running: Arc<Running>,
     request: Request,
     route: Route,
+    /// See `Spec`; none once the id is noted.
+    known_as: Option<String>,
     head: Position,
     weight: u64,
     began: Instant,
@@ -39,6 +42,9 @@ pub struct Job {
 
 /// How long an answer in one piece may take at least, however short the patience with streams is.
 const WHOLE_PATIENCE: Duration = Duration::from_secs(600);
+
+/// A provider's id of a running response is kept this long.
+const ID_TTL: Duration = Duration::from_secs(24 * 3600);
 
 /// Later than any deadline.
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -75,9 +81,15 @@ impl From<DecodeError> for Halt {
 }
 
 impl Job {
-    pub fn new(running: Arc<Running>, request: Request, route: Route, head: Position) -> Job {
+    pub fn new(
+        running: Arc<Running>,
+        request: Request,
+        route: Route,
+        known_as: Option<String>,
+        head: Position,
+    ) -> Job {
         let guard = Guard::new(&running);
-        Job { running, request, route, head, weight: 0, began: Instant::now(), spoke: None, guard }
+        Job { running, request, route, known_as, head, weight: 0, began: Instant::now(), spoke: None, guard }
     }
 
     /// Runs the stream to its end.
@@ -238,6 +250,7 @@ impl Job {
         {
             return Err(Fault::new("upstream_error", error.message.clone(), true).into());
         }
+        self.note_id(relay, &drafts).await?;
         self.append(relay, drafts, done.is_some()).await?;
         self.running.spoke();
         if let Some(error) = done.as_ref().and_then(|done| done.error.as_ref()) {
@@ -247,6 +260,17 @@ impl Job {
             self.count_spoken(relay, spoken);
         }
         Ok(done.is_some())
+    }
+
+    /// Notes under which id the provider told of its response, before anybody can see and use that.
+    async fn note_id(&mut self, relay: &Relay, drafts: &[Draft]) -> Result<(), Halt> {
+        let Some(known_as) = &self.known_as else { return Ok(()) };
+        if let Some(name) = openai_responses::provider_id(drafts) {
+            let (key, id) = (format!("{known_as}{name}"), self.running.id.to_string());
+            relay.store.claim(&key, &id, ID_TTL).await?;
+            self.known_as = None;
+        }
+        Ok(())
     }
 
     fn count_spoken(&mut self, relay: &Relay, spoken: u64) {

@@ -134,6 +134,23 @@ impl Rendition {
         Some(chunk.bytes.slice((offset - chunk.start) as usize..))
     }
 
+    /// The offset of the first frame for which `past` holds; the end so far if there is none.
+    pub fn seek(&self, past: impl Fn(&[u8]) -> bool) -> u64 {
+        for chunk in &self.chunks {
+            let mut from = 0;
+            for at in memchr::memchr_iter(b'\n', &chunk.bytes) {
+                let rest = &chunk.bytes[at + 1..];
+                let blank = [&b"\n"[..], b"\r\n"].into_iter().find(|blank| rest.starts_with(blank));
+                let Some(blank) = blank.filter(|_| at >= from) else { continue };
+                if past(&chunk.bytes[from..at]) {
+                    return chunk.start + from as u64;
+                }
+                from = at + 1 + blank.len();
+            }
+        }
+        self.len
+    }
+
     /// Where to read on after `position`, which must be one of this log's, not beyond what was pushed.
     pub fn place(&self, position: Position) -> Place {
         if position.seq == 0 {

@@ -178,6 +178,15 @@ impl Tail {
         placed
     }
 
+    /// The offset of a format's first frame for which `past` holds, or of what comes next if there is none.
+    pub fn seek(&self, format: Format, past: impl Fn(&[u8]) -> bool) -> u64 {
+        let mut shared = self.shared();
+        let records = std::mem::take(&mut shared.records);
+        let offset = shared.rendition(format, self.log, &records).seek(past);
+        shared.records = records;
+        offset
+    }
+
     /// The next shared bytes of a format from `offset`.
     pub fn find(&self, format: Format, offset: u64) -> Find {
         let shared = self.shared();

@@ -67,6 +67,7 @@ pub(crate) fn start() -> Event {
         provider: "test".into(),
         created_at: 1_761_500_000,
         message: None,
+        response: None,
     })
 }
 
@@ -126,6 +127,8 @@ pub(crate) fn formats() -> Vec<(&'static str, Format)> {
         ("openai-chat without usage", Format { usage: false, ..openai }),
         ("openai-chat without ids", Format { ids: false, ..openai }),
         ("openai-chat without either", Format { ids: false, usage: false, ..openai }),
+        ("openai-responses", Format::new(Surface::OpenAiResponses)),
+        ("openai-responses without ids", Format { ids: false, ..Format::new(Surface::OpenAiResponses) }),
         ("anthropic", Format::new(Surface::Anthropic)),
         // Its clients take no ids.
         ("gemini", Format { ids: false, ..Format::new(Surface::Gemini) }),

@@ -153,6 +153,42 @@ fn gemini_is_verbatim() {
 }
 
 #[test]
+fn openai_responses_is_verbatim() {
+    let all = fixtures::all();
+    for fixture in all.iter().filter(|f| !f.whole() && f.dialect == Provider::OpenAiResponses) {
+        let records = log_of(fixture);
+        let bytes = encode(Format::new(Surface::OpenAiResponses), &records);
+        let sent = without_id_lines(std::str::from_utf8(&bytes).expect("UTF-8"));
+        let mut expected = expected_verbatim(&fixture.bytes);
+        if fixture.name.ends_with("completed_without_blank_line.sse") {
+            expected = format!("{}\n\n", std::str::from_utf8(&fixture.bytes).expect("UTF-8"));
+        }
+        // The terminator of another dialect, behind the end.
+        let expected = expected.replace("data: [DONE]\n\n", "");
+        if !matches!(records.last().map(|record| &record.draft.framing), Some(Framing::Own)) {
+            assert_eq!(sent, expected, "{}", fixture.name);
+            continue;
+        }
+        // The provider did not end it, so we do: with its id, and the next of its numbers.
+        let at = sent.rfind("event: response.failed").expect("our own ending is last");
+        let forwarded = &sent[..at];
+        let frames: Vec<serde_json::Value> = heard::blocks(sent.as_bytes())
+            .iter()
+            .map(|block| serde_json::from_str(&block.data).expect("JSON"))
+            .collect();
+        let ours = frames.last().expect("an ending");
+        if expected.contains("delta") {
+            assert!(expected.starts_with(forwarded), "{}: {forwarded}", fixture.name);
+            assert_eq!(ours["response"]["id"], frames[0]["response"]["id"], "{}", fixture.name);
+        }
+        for (at, frame) in frames.iter().enumerate() {
+            assert_eq!(frame["sequence_number"], at, "{}", fixture.name);
+        }
+        assert!(ours["response"]["error"]["code"].as_str().expect("a code").starts_with("upstream_"));
+    }
+}
+
+#[test]
 fn every_surface_says_the_same_and_nothing_that_breaks_clients() {
     for fixture in fixtures::all() {
         let records = log_of(&fixture);

@@ -138,8 +138,22 @@ impl Heard {
         self.reasoning.push_str(said("reasoning_content").or(said("reasoning")).unwrap_or_default());
     }
 
-    fn openai_responses(&mut self, _block: &Block) {
-        todo!()
+    fn openai_responses(&mut self, block: &Block) {
+        let frame: serde_json::Value = serde_json::from_str(&block.data).expect("frames are JSON");
+        let kind = frame["type"].as_str().unwrap_or_default();
+        assert_eq!(block.event, kind, "the event's name is its type");
+        let delta = frame["delta"].as_str().unwrap_or_default();
+        match kind {
+            "response.output_text.delta" | "response.refusal.delta" => self.text.push_str(delta),
+            "response.reasoning_text.delta" | "response.reasoning_summary_text.delta" => {
+                self.reasoning.push_str(delta);
+            }
+            "response.reasoning_summary_part.added" if frame["summary_index"] != 0 => {
+                self.reasoning.push_str("\n\n");
+            }
+            "response.completed" | "response.incomplete" | "response.failed" | "error" => self.ended = true,
+            _ => {}
+        }
     }
 
     fn anthropic(&mut self, block: &Block) {

@@ -31,6 +31,7 @@ mod golden;
 mod limits;
 mod log_model;
 mod policies;
+mod responses;
 mod resume;
 mod shutdown;
 mod store_contract;

@@ -49,9 +49,19 @@ base_url = "UPSTREAM"
 keys = ["g-key"]
 `;
 
+// The same upstream in its older dialect alone: by other keys, so that it is not taken for the same provider.
+const BOTH = `
+[providers.chat]
+dialect = "openai-chat"
+base_url = "UPSTREAM/v1"
+keys = ["other"]
+`;
+
 const SUITES = [
   { name: "openai-python", file: "openai_python.py" },
   { name: "openai-node", file: "openai_node.mjs" },
+  { name: "responses-python", file: "responses_python.py", config: BOTH },
+  { name: "responses-node", file: "responses_node.mjs", config: BOTH },
   { name: "anthropic-python", file: "anthropic_python.py", config: ANTHROPIC },
   { name: "anthropic-node", file: "anthropic_node.mjs", config: ANTHROPIC },
   { name: "gemini-python", file: "gemini_python.py", config: GEMINI },

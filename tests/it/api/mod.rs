@@ -10,6 +10,7 @@ mod operations;
 mod poll;
 mod positions;
 mod prompts;
+mod responses;
 mod sessions;
 mod socket;
 mod streams;
