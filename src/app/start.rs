@@ -24,6 +24,8 @@ pub struct Wish {
     pub idempotency_key: Option<String>,
     /// The answer's id, if its client's dialect lets the client choose it.
     pub message: Option<String>,
+    /// The client's message that the answer goes on with.
+    pub goes_on: Option<serde_json::Value>,
 }
 
 impl Wish {
@@ -110,6 +112,7 @@ impl App {
             session: wish.session,
             model: wish.request.model.clone(),
             metadata: wish.metadata,
+            goes_on: wish.goes_on,
         };
         let spec = Spec {
             request: wish.request,

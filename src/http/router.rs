@@ -11,7 +11,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use super::error::ApiError;
 use super::rate::Rate;
 use super::{
-    chat_stream, compat, envelope, extract, ops, origin, poll, prompts, sessions, socket, streams, ui,
+    ai_sdk, chat_stream, compat, envelope, extract, ops, origin, poll, prompts, sessions, socket, streams, ui,
 };
 use crate::app::App;
 
@@ -33,7 +33,11 @@ pub fn router(app: &Arc<App>, rate: Option<&Rate>) -> Router {
         .route("/v1/prompts/{name}", get(prompts::show))
         // OpenAI
         .route("/v1/chat/completions", post(compat::chat_completions))
-        .route("/v1/models", get(compat::models));
+        .route("/v1/models", get(compat::models))
+        // AI SDK
+        .route("/api/chat", post(ai_sdk::chat))
+        .route("/api/chat/{id}/stream", get(ai_sdk::resume))
+        .route("/api/chat/{id}/stop", post(ai_sdk::stop));
     let mut sockets = Router::new().route("/v1/sessions/{sid}/ws", get(socket::upgrade));
     // Outermost last: a request passes authentication, then its rate, then the handler.
     if let Some(rate) = rate {

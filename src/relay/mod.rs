@@ -53,6 +53,9 @@ pub struct Facts {
     pub model: String,
     #[serde(default)]
     pub metadata: Map<String, Value>,
+    /// A client's message that this answer goes on with, in the client's own form: who has lost it needs all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goes_on: Option<Value>,
 }
 
 /// A stream to be.

@@ -117,7 +117,7 @@ pub(crate) fn encode(format: Format, records: &[Record]) -> Vec<u8> {
 
 /// Every surface with every option that changes its bytes.
 pub(crate) fn formats() -> Vec<(&'static str, Format)> {
-    use relaystream::surface::Surface;
+    use relaystream::surface::{Surface, ai_sdk::Parts};
     let openai = Format::new(Surface::OpenAiChat);
     vec![
         ("native", Format::new(Surface::Native)),
@@ -126,5 +126,8 @@ pub(crate) fn formats() -> Vec<(&'static str, Format)> {
         ("openai-chat without usage", Format { usage: false, ..openai }),
         ("openai-chat without ids", Format { ids: false, ..openai }),
         ("openai-chat without either", Format { ids: false, usage: false, ..openai }),
+        ("ai-sdk", Format::new(Surface::AiSdk)),
+        ("ai-sdk without ids", Format { ids: false, ..Format::new(Surface::AiSdk) }),
+        ("ai-sdk with parts of v6", Format { parts: Parts::V6, ..Format::new(Surface::AiSdk) }),
     ]
 }
