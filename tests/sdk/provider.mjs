@@ -6,6 +6,7 @@
 //   truncate-<n>      clean HTTP end after n tokens   fin-<n>, rst-<n> FIN or RST inside the body after n tokens
 //   inband-<n>        error frame after n tokens      error-<status>   an HTTP error instead of an answer
 //   tools             two parallel tool calls         usage            a usage frame even if not asked for
+//   reasoning         three thoughts before the text, one frame each
 //   crlf, cr, nospace, bom, comments                  other legal SSE spellings
 //   byte              one byte per write
 // GET /_log?marker= lists the requests seen (the marker is the last user message), with the frames sent and how
@@ -25,6 +26,8 @@ const CALLS = [
   { id: "call_b2", name: "clock", arguments: '{"zone":"Asia/東京"}' },
 ];
 
+const THOUGHTS = ["First, ", "größer ", "als 🏔."];
+
 export function script(model) {
   const plan = { tokens: 24, delay: 0, silent: 0, gap: 0, eol: "\n", space: " " };
   for (const part of model.split("+")) {
@@ -38,7 +41,7 @@ export function script(model) {
     else if (verb === "crlf") plan.eol = "\r\n";
     else if (verb === "cr") plan.eol = "\r";
     else if (verb === "nospace") plan.space = "";
-    else if (["tools", "usage", "bom", "comments", "byte"].includes(verb)) plan[verb] = true;
+    else if (["tools", "reasoning", "usage", "bom", "comments", "byte"].includes(verb)) plan[verb] = true;
     else return null;
   }
   return plan;
@@ -61,6 +64,7 @@ function* chunks(plan, body, id) {
     ...(body.stream_options?.include_usage ? { usage: null } : {}),
   });
   yield { mark: 0, data: chunk({ role: "assistant", content: "" }) };
+  for (const thought of plan.reasoning ? THOUGHTS : []) yield { mark: 0, data: chunk({ reasoning_content: thought }) };
   if (plan.tools) {
     for (const [index, call] of CALLS.entries()) {
       yield { mark: 0, data: chunk({ tool_calls: [{ index, id: call.id, type: "function", function: { name: call.name, arguments: "" } }] }) };

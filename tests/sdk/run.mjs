@@ -29,6 +29,7 @@ timeouts = { first_token_ms = 1500, between_tokens_ms = 1500 }
 const SUITES = [
   { name: "openai-python", file: "openai_python.py" },
   { name: "openai-node", file: "openai_node.mjs" },
+  { name: "ai-sdk", file: "ai_sdk.mjs" },
   { name: "eventsource", file: "eventsource.mjs" },
   { name: "undici", file: "undici.mjs" },
   { name: "browser", file: "browser.mjs" },
@@ -44,8 +45,8 @@ function binary() {
   return bin;
 }
 
-function row({ suite, ok, ms, name }) {
-  console.log(`${ok ? "ok  " : "FAIL"} ${suite.padEnd(14)} ${String(ms).padStart(6)} ms  ${name}`);
+function row({ suite, ok, ms, name, message }) {
+  console.log(`${ok ? "ok  " : "FAIL"} ${suite.padEnd(14)} ${String(ms).padStart(6)} ms  ${name}${ok && message ? ` → ${message}` : ""}`);
 }
 
 // Turns a suite's lines into cases as they come.
