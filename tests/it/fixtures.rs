@@ -127,7 +127,6 @@ pub(crate) fn formats() -> Vec<(&'static str, Format)> {
         ("openai-chat without ids", Format { ids: false, ..openai }),
         ("openai-chat without either", Format { ids: false, usage: false, ..openai }),
         ("ai-sdk", Format::new(Surface::AiSdk)),
-        ("ai-sdk without ids", Format { ids: false, ..Format::new(Surface::AiSdk) }),
-        ("ai-sdk with parts of v6", Format { parts: Parts::V6, ..Format::new(Surface::AiSdk) }),
+        ("ai-sdk of v6 without ids", Format { parts: Parts::V6, ids: false, ..Format::new(Surface::AiSdk) }),
     ]
 }

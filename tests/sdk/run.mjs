@@ -30,6 +30,7 @@ const SUITES = [
   { name: "openai-python", file: "openai_python.py" },
   { name: "openai-node", file: "openai_node.mjs" },
   { name: "ai-sdk", file: "ai_sdk.mjs" },
+  { name: "readers", file: "readers.mjs" },
   { name: "eventsource", file: "eventsource.mjs" },
   { name: "undici", file: "undici.mjs" },
   { name: "browser", file: "browser.mjs" },

@@ -118,7 +118,7 @@ impl Encoder {
                 self.delta(false, format!("{}}}", json!(text)).as_bytes(), out);
             }
             Event::Reasoning(text) => self.delta(true, format!("{}}}", json!(text)).as_bytes(), out),
-            Event::Signature(signature) => self.signature(signature, out),
+            Event::Signature(proof) => self.signature(&proof, out),
             Event::Tool(tool) => self.tool(tool, out),
             Event::Usage(usage) => self.usage = Some(usage),
             // Parts have no word for a seam.
@@ -153,7 +153,7 @@ impl Encoder {
     }
 
     /// Ends a block of reasoning, or is one of its own.
-    fn signature(&mut self, proof: Signature, out: &mut Writer<'_>) {
+    fn signature(&mut self, proof: &Signature, out: &mut Writer<'_>) {
         let block = match self.open {
             Some(block @ Block::Reasoning(_)) if !proof.redacted => block,
             _ => self.begin(true, out),

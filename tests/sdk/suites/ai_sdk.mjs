@@ -8,8 +8,9 @@
 // "once" is right; "twice" shows what was there already and then the whole answer, in one message.
 
 import { check, equal, main, test } from "../lib/cases.mjs";
-import { RELAY, calls, ended, marker, post, sleep, textOf, until } from "../lib/world.mjs";
+import { cut } from "../lib/cut.mjs";
 import { spread } from "../lib/reader.mjs";
+import { RELAY, calls, ended, marker, post, textOf, until } from "../lib/world.mjs";
 
 const VERSIONS = [
   { name: "ai 5.0.0", module: "ai-v5-0-0", kept: "twice", restored: "twice", nothing: "submitted" },
@@ -19,33 +20,6 @@ const VERSIONS = [
   { name: "ai 7", module: "ai-v7", kept: "once", restored: "once", nothing: "ready" },
 ];
 
-// A body in pieces of one SSE event, which fails as a browser's does once `k` of them were read.
-function cut(body, k) {
-  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
-  let [text, n] = ["", 0];
-  const stream = new ReadableStream({
-    async pull(controller) {
-      for (;;) {
-        const end = text.indexOf("\n\n");
-        if (n === k) {
-          reader.cancel().catch(() => {});
-          return controller.error(new TypeError("network error"));
-        }
-        if (end >= 0) {
-          n += 1;
-          controller.enqueue(text.slice(0, end + 2));
-          text = text.slice(end + 2);
-          return;
-        }
-        const { done, value } = await reader.read();
-        if (done) return controller.close();
-        text += value;
-      }
-    },
-  }, { highWaterMark: 0 });
-  return stream.pipeThrough(new TextEncoderStream());
-}
-
 // A page: a Chat on a plain state object that copies what it is given, as React's does. `cutAfter` is for the first request.
 function page(sdk, { id, messages = [], body = {}, cutAfter, ...options }) {
   const requests = [];
@@ -53,7 +27,7 @@ function page(sdk, { id, messages = [], body = {}, cutAfter, ...options }) {
     requests.push({ url: String(url), init });
     const answer = await fetch(url, init);
     const first = requests.length === 1 && cutAfter !== undefined && answer.body;
-    return first ? new Response(cut(answer.body, cutAfter), { status: answer.status, headers: answer.headers }) : answer;
+    return first ? cut(answer, cutAfter) : answer;
   };
   const state = {
     status: "ready", error: undefined, messages: structuredClone(messages),
