@@ -8,6 +8,9 @@
 mod read;
 mod retold;
 
+use std::fmt;
+use std::io::Write;
+
 use serde_json::{Map, Value, json};
 
 pub use read::{Asked, read};
@@ -48,28 +51,25 @@ pub struct Encoder {
 
 /// A block that has begun, by its number in the answer.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Block {
-    Text(u32),
-    Reasoning(u32),
+struct Block {
+    reasoning: bool,
+    n: u32,
 }
 
 impl Block {
     fn name(self) -> &'static str {
-        match self {
-            Block::Text(_) => "text",
-            Block::Reasoning(_) => "reasoning",
-        }
-    }
-
-    fn id(self) -> String {
-        match self {
-            Block::Text(n) => format!("t{n}"),
-            Block::Reasoning(n) => format!("r{n}"),
-        }
+        if self.reasoning { "reasoning" } else { "text" }
     }
 
     fn part(self, what: &str) -> Value {
-        json!({"type": format!("{}-{what}", self.name()), "id": self.id()})
+        json!({"type": format!("{}-{what}", self.name()), "id": self.to_string()})
+    }
+}
+
+/// Its id.
+impl fmt::Display for Block {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", if self.reasoning { 'r' } else { 't' }, self.n)
     }
 }
 
@@ -130,16 +130,19 @@ impl Encoder {
     /// A piece of text or reasoning. `rest` is its JSON string and the brace that ends the part.
     fn delta(&mut self, reasoning: bool, rest: &[u8], out: &mut Writer<'_>) {
         let block = match self.open {
-            Some(block) if reasoning == matches!(block, Block::Reasoning(_)) => block,
+            Some(block) if block.reasoning == reasoning => block,
             _ => self.begin(reasoning, out),
         };
-        let head = format!("{{\"type\":\"{}-delta\",\"id\":\"{}\",\"delta\":", block.name(), block.id());
-        out.part(true, &[head.as_bytes(), rest]);
+        out.id(true);
+        let name = block.name();
+        let _infallible = write!(out.out, "data: {{\"type\":\"{name}-delta\",\"id\":\"{block}\",\"delta\":");
+        out.out.extend_from_slice(rest);
+        out.out.extend_from_slice(b"\n\n");
     }
 
     fn begin(&mut self, reasoning: bool, out: &mut Writer<'_>) -> Block {
         self.close(out);
-        let block = if reasoning { Block::Reasoning(self.blocks) } else { Block::Text(self.blocks) };
+        let block = Block { reasoning, n: self.blocks };
         self.blocks += 1;
         self.open = Some(block);
         out.aside(&block.part("start"));
@@ -155,7 +158,7 @@ impl Encoder {
     /// Ends a block of reasoning, or is one of its own.
     fn signature(&mut self, proof: &Signature, out: &mut Writer<'_>) {
         let block = match self.open {
-            Some(block @ Block::Reasoning(_)) if !proof.redacted => block,
+            Some(block) if block.reasoning && !proof.redacted => block,
             _ => self.begin(true, out),
         };
         self.open = None;
@@ -206,7 +209,7 @@ impl Encoder {
                     finish["finishReason"] = if KNOWN.contains(&reason) { reason } else { "other" }.into();
                 }
                 out.aside(&finish);
-                out.part(true, &[b"[DONE]"]);
+                out.part(true, b"[DONE]");
             }
             Status::Cancelled => {
                 // `abort` leaves open blocks as they are: the text would be shown as still coming.
@@ -216,7 +219,7 @@ impl Encoder {
                 metadata.extend(usage.map(|usage| ("usage".to_owned(), usage)));
                 out.aside(&json!({"type": "message-metadata", "messageMetadata": metadata}));
                 out.aside(&json!({"type": "abort"}));
-                out.part(true, &[b"[DONE]"]);
+                out.part(true, b"[DONE]");
             }
             status => {
                 let said = done.error.as_ref().map(|error| error.message.clone());
@@ -233,7 +236,7 @@ impl Call {
         let id = self.id.get_or_insert_with(|| format!("call_{log}_{}", self.index)).as_str();
         let name = self.name.as_deref().unwrap_or_default();
         let start = json!({"type": "tool-input-start", "toolCallId": id, "toolName": name});
-        out.part(self.arguments.is_empty(), &[start.to_string().as_bytes()]);
+        out.part(self.arguments.is_empty(), start.to_string().as_bytes());
         self.input(&self.arguments, out);
     }
 
@@ -276,19 +279,21 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     fn aside(&mut self, part: &Value) {
-        self.part(false, &[part.to_string().as_bytes()]);
+        self.part(false, part.to_string().as_bytes());
     }
 
     fn last(&mut self, part: &Value) {
-        self.part(true, &[part.to_string().as_bytes()]);
+        self.part(true, part.to_string().as_bytes());
     }
 
-    fn part(&mut self, last: bool, data: &[&[u8]]) {
+    fn part(&mut self, last: bool, data: &[u8]) {
+        self.id(last);
+        sse::write(self.out, None, "", None, data);
+    }
+
+    fn id(&mut self, last: bool) {
         let id = self.id.filter(|_| last);
         sse::write_id(self.out, id.as_ref().map(|id| id as _));
-        self.out.extend_from_slice(b"data: ");
-        data.iter().for_each(|piece| self.out.extend_from_slice(piece));
-        self.out.extend_from_slice(b"\n\n");
     }
 }
 

@@ -1,5 +1,7 @@
 //! `/api/chat`: what the AI SDK's `useChat` sends and reads, byte by byte; its own clients are in `tests/sdk`.
 
+use relaystream::app::settings;
+use relaystream::config::{Config, Environment};
 use serde_json::{Value, json};
 
 use crate::harness::provider::{chunk, closing};
@@ -305,6 +307,16 @@ async fn model_and_prompt_come_from_the_configuration() {
     assert_eq!(answer.status, 422);
     assert!(answer.text.contains("tone"), "{}", answer.text);
     server.finish().await;
+}
+
+#[test]
+fn a_configured_prompt_must_be_there() {
+    let (mut config, none) = (Config::default(), Environment::new());
+    config.ai_sdk.prompt = "nope".into();
+    let error = settings(&config, false, &none).err().map(|error| error.to_string());
+    assert_eq!(error.as_deref(), Some("ai_sdk.prompt: there is no prompt \"nope\""));
+    config.ai_sdk.prompt = "translate".into();
+    assert!(settings(&config, false, &none).is_ok());
 }
 
 #[tokio::test]
