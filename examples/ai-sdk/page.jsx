@@ -8,8 +8,8 @@ const saved = JSON.parse(localStorage.getItem('chat')) ?? { id: crypto.randomUUI
 function Chat() {
   const { id, messages, sendMessage, regenerate, status, error } = useChat({ ...saved, resume: true });
   const [text, setText] = useState('');
-  useEffect(() => localStorage.setItem('chat', JSON.stringify({ id, messages })), [id, messages]);
-  useEffect(() => scrollTo(0, document.body.scrollHeight), [messages]);
+  useEffect(() => { localStorage.setItem('chat', JSON.stringify({ id, messages })); }, [id, messages]);
+  useEffect(() => { scrollTo(0, document.body.scrollHeight); }, [messages]);
 
   const busy = status === 'submitted' || status === 'streaming';
   const send = event => {
