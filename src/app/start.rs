@@ -30,6 +30,8 @@ pub struct Wish {
     pub conversation: Option<String>,
     /// See `relay::Spec`.
     pub known_as: Option<String>,
+    /// The client's message that the answer goes on with.
+    pub goes_on: Option<serde_json::Value>,
 }
 
 impl Wish {
@@ -117,6 +119,7 @@ impl App {
             model: wish.request.model.clone(),
             metadata: wish.metadata,
             conversation: wish.conversation,
+            goes_on: wish.goes_on,
         };
         let spec = Spec {
             request: wish.request,

@@ -26,7 +26,7 @@ use crate::event::{Kind, Status};
 use crate::log::transcript::Transcript;
 use crate::log::{Position, Record};
 use crate::relay::viewer::Viewer;
-use crate::surface::{Format, Surface, openai_chat};
+use crate::surface::{Ending, Format, Surface, openai_chat};
 
 /// Starts what was read from a dialect's request and answers in that dialect: a stream, or the whole.
 pub async fn answer(
@@ -93,7 +93,7 @@ pub async fn chat_completions(
     let usage =
         fields.get("stream_options").and_then(|options| options["include_usage"].as_bool()).unwrap_or(false);
     let wish = wish(openai_chat::read(fields)?, &parts.headers)?;
-    let format = Format { surface: Surface::OpenAiChat, usage, ids: ids(&parts) };
+    let format = Format { usage, ids: ids(&parts), ..Format::new(Surface::OpenAiChat) };
     answer(&app, &principal, &parts, wish, format).await
 }
 
@@ -103,12 +103,18 @@ async fn hold_head(app: &App, viewer: &mut Viewer, started: &Started) -> Result<
     let transcript =
         viewer.tail.with_records(|records| (!has_spoken(records)).then(|| Transcript::of(records)));
     match transcript {
+        // A dialect with a word for this ending says it in the stream.
+        Some(Transcript { done: Some(done), .. })
+            if viewer.format().surface.ending(done.status) == Ending::Clean =>
+        {
+            Ok(())
+        }
         Some(transcript) => failed(&transcript, started),
         None => Ok(()),
     }
 }
 
-fn has_spoken(records: &[Record]) -> bool {
+pub fn has_spoken(records: &[Record]) -> bool {
     let quiet = [Kind::Start as u8, Kind::Notice as u8, Kind::Done as u8];
     records.iter().any(|record| !quiet.contains(&record.draft.kind))
 }

@@ -3,6 +3,7 @@
 //! A request passes, outermost first: panics caught, request id and span and errors in the route's dialect
 //! (`envelope`), CORS (`origin`), the caller (`extract`), its rate (`rate`), the handler.
 
+mod ai_sdk;
 mod anthropic;
 mod chat_stream;
 mod compat;

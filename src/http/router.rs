@@ -11,7 +11,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use super::error::ApiError;
 use super::rate::Rate;
 use super::{
-    anthropic, chat_stream, compat, envelope, extract, gemini, models, ops, origin, poll, prompts, responses, sessions, socket,
+    ai_sdk, anthropic, chat_stream, compat, envelope, extract, gemini, models, ops, origin, poll, prompts, responses, sessions, socket,
     streams, ui,
 };
 use crate::app::App;
@@ -45,7 +45,11 @@ pub fn router(app: &Arc<App>, rate: Option<&Rate>) -> Router {
         // Gemini
         .route("/v1/models/{*model}", get(gemini::model).post(gemini::call))
         .route("/v1beta/models", get(gemini::models))
-        .route("/v1beta/models/{*model}", get(gemini::model).post(gemini::call));
+        .route("/v1beta/models/{*model}", get(gemini::model).post(gemini::call))
+        // AI SDK
+        .route("/api/chat", post(ai_sdk::chat))
+        .route("/api/chat/{id}/stream", get(ai_sdk::resume))
+        .route("/api/chat/{id}/stop", post(ai_sdk::stop));
     let mut sockets = Router::new().route("/v1/sessions/{sid}/ws", get(socket::upgrade));
     // Outermost last: a request passes authentication, then its rate, then the handler.
     if let Some(rate) = rate {

@@ -73,7 +73,7 @@ pub async fn events(
     let id = stream_id(&id)?;
     let facts = app.readable(&principal, id).await?;
     let query = request.uri().query().unwrap_or_default();
-    let format = format(query)?;
+    let format = format(&app, query)?;
     let after = after(request.headers(), query);
     let ask =
         view::Ask { id, facts: &facts, format, after: after.as_deref(), extensions: request.extensions() };
@@ -81,7 +81,7 @@ pub async fn events(
 }
 
 /// `?format=` and `?ids=`.
-pub fn format(query: &str) -> Result<Format, ApiError> {
+pub fn format(app: &App, query: &str) -> Result<Format, ApiError> {
     let surface = match parameter(query, "format") {
         None => Surface::Native,
         Some(name) => Surface::parse(&name).ok_or_else(|| {
@@ -90,7 +90,7 @@ pub fn format(query: &str) -> Result<Format, ApiError> {
         })?,
     };
     let ids = !matches!(parameter(query, "ids").as_deref(), Some("0" | "false" | "off"));
-    Ok(Format { ids, ..Format::new(surface) })
+    Ok(Format { ids, parts: app.settings.load().ai_sdk.parts, ..Format::new(surface) })
 }
 
 /// `POST /v1/streams/{id}/cancel`: stops it; again and again is fine. Viewers are told by whom.

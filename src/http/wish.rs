@@ -71,6 +71,7 @@ pub fn wish(
         response: None,
         conversation: None,
         known_as: None,
+        goes_on: None,
     })
 }
 

@@ -57,6 +57,9 @@ pub struct Facts {
     /// The messages that it answers, as JSON, where its client's dialect lets a later request go on from here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conversation: Option<String>,
+    /// A client's message that this answer goes on with, in the client's own form: who has lost it needs all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goes_on: Option<Value>,
 }
 
 /// A stream to be.

@@ -42,11 +42,13 @@ pub struct Format {
     pub usage: bool,
     /// Frames carry `id:` lines.
     pub ids: bool,
+    /// Which parts an AI SDK client knows.
+    pub parts: ai_sdk::Parts,
 }
 
 impl Format {
     pub fn new(surface: Surface) -> Format {
-        Format { surface, usage: true, ids: true }
+        Format { surface, usage: true, ids: true, parts: ai_sdk::Parts::default() }
     }
 }
 

@@ -118,7 +118,7 @@ pub(crate) fn encode(format: Format, records: &[Record]) -> Vec<u8> {
 
 /// Every surface with every option that changes its bytes.
 pub(crate) fn formats() -> Vec<(&'static str, Format)> {
-    use relaystream::surface::Surface;
+    use relaystream::surface::{Surface, ai_sdk::Parts};
     let openai = Format::new(Surface::OpenAiChat);
     vec![
         ("native", Format::new(Surface::Native)),
@@ -132,5 +132,7 @@ pub(crate) fn formats() -> Vec<(&'static str, Format)> {
         ("anthropic", Format::new(Surface::Anthropic)),
         // Its clients take no ids.
         ("gemini", Format { ids: false, ..Format::new(Surface::Gemini) }),
+        ("ai-sdk", Format::new(Surface::AiSdk)),
+        ("ai-sdk of v6 without ids", Format { parts: Parts::V6, ids: false, ..Format::new(Surface::AiSdk) }),
     ]
 }

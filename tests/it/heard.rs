@@ -191,8 +191,20 @@ impl Heard {
         }
     }
 
-    fn ai_sdk(&mut self, _block: &Block) {
-        todo!()
+    /// By the grammar that clients hold us to: a delta needs its start, an ending ends what is open.
+    fn ai_sdk(&mut self, block: &Block) {
+        if block.data == "[DONE]" {
+            self.ended = true;
+            return;
+        }
+        let part: serde_json::Value = serde_json::from_str(&block.data).expect("parts are JSON");
+        let delta = part["delta"].as_str().unwrap_or_default();
+        match part["type"].as_str().expect("a part has a type") {
+            "text-delta" => self.text.push_str(delta),
+            "reasoning-delta" => self.reasoning.push_str(delta),
+            "error" => self.ended = true,
+            _ => {}
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 //   inband-<n>        error frame after n tokens      error-<status>   an HTTP error instead of an answer
 //   tools             two parallel tool calls         usage            a usage frame even if not asked for
 //   think             reasoning before the answer     json             the answer is a JSON object
+//   reasoning         three thoughts before the text, one frame each
 //   crlf, cr, nospace, bom, comments                  other legal SSE spellings
 //   byte              one byte per write
 // GET /_log?marker= lists the requests seen (the marker is the last user message), with the frames sent and how
@@ -32,6 +33,8 @@ export const CALLS = [
   { id: "call_b2", name: "clock", arguments: '{"zone":"Asia/東京"}' },
 ];
 
+const THOUGHTS = ["First, ", "größer ", "als 🏔."];
+
 export function script(model) {
   const plan = { tokens: 24, delay: 0, silent: 0, gap: 0, eol: "\n", space: " " };
   for (const part of model.split("+")) {
@@ -45,7 +48,7 @@ export function script(model) {
     else if (verb === "crlf") plan.eol = "\r\n";
     else if (verb === "cr") plan.eol = "\r";
     else if (verb === "nospace") plan.space = "";
-    else if (["tools", "usage", "bom", "comments", "byte", "think", "json"].includes(verb)) plan[verb] = true;
+    else if (["tools", "reasoning", "usage", "bom", "comments", "byte", "think", "json"].includes(verb)) plan[verb] = true;
     else return null;
   }
   return plan;
@@ -69,6 +72,7 @@ function* chunks(plan, body, id) {
   });
   yield { mark: 0, data: chunk({ role: "assistant", content: "" }) };
   if (plan.think) for (const reasoning_content of THOUGHT) yield { mark: 0, data: chunk({ reasoning_content }) };
+  for (const thought of plan.reasoning ? THOUGHTS : []) yield { mark: 0, data: chunk({ reasoning_content: thought }) };
   if (plan.tools) {
     for (const [index, call] of CALLS.entries()) {
       yield { mark: 0, data: chunk({ tool_calls: [{ index, id: call.id, type: "function", function: { name: call.name, arguments: "" } }] }) };

@@ -66,6 +66,8 @@ const SUITES = [
   { name: "anthropic-node", file: "anthropic_node.mjs", config: ANTHROPIC },
   { name: "gemini-python", file: "gemini_python.py", config: GEMINI },
   { name: "gemini-node", file: "gemini_node.mjs", config: GEMINI },
+  { name: "ai-sdk", file: "ai_sdk.mjs" },
+  { name: "readers", file: "readers.mjs" },
   { name: "eventsource", file: "eventsource.mjs" },
   { name: "undici", file: "undici.mjs" },
   { name: "browser", file: "browser.mjs" },

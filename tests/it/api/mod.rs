@@ -1,5 +1,6 @@
 //! The native API and the compatible routes, as a client sees them.
 
+mod ai_sdk;
 mod anthropic;
 mod chat_stream;
 mod errors;
