@@ -44,7 +44,7 @@ pub async fn call(
         return count(&app, model, fields).await;
     }
     let wish = compat::wish(read(model.to_owned(), stream, fields)?, &parts.headers)?;
-    let format = Format { surface: Surface::Gemini, usage: true, ids: false };
+    let format = Format { ids: false, ..Format::new(Surface::Gemini) };
     let response = compat::answer(&app, &principal, &parts, wish, format).await?;
     if method == "streamGenerateContent" && !sse { array(response).await } else { Ok(response) }
 }

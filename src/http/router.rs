@@ -11,8 +11,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 use super::error::ApiError;
 use super::rate::Rate;
 use super::{
-    ai_sdk, anthropic, chat_stream, compat, envelope, extract, gemini, models, ops, origin, poll, prompts, responses, sessions, socket,
-    streams, ui,
+    ai_sdk, anthropic, chat_stream, compat, envelope, extract, gemini, models, ops, origin, poll, prompts,
+    responses, sessions, socket, streams, ui,
 };
 use crate::app::App;
 

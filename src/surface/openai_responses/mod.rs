@@ -67,7 +67,7 @@ impl Encoder {
                 self.forwarded.push(raw.bytes.clone());
                 super::forward(out, raw, self.id(record), true);
             }
-            Framing::Part => self.parts.extend(event(record)),
+            Framing::Part(dialect) if *dialect == DIALECT && !self.own => self.parts.extend(event(record)),
             framing => {
                 let parts = std::mem::take(&mut self.parts);
                 for part in parts {
