@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
@@ -100,7 +101,7 @@ impl App {
                 empty_ttl: Duration::from_secs(config.rooms.empty_ttl_s),
             },
         );
-        let app = Arc::new(App {
+        Arc::new(App {
             relay,
             hub,
             metrics,
@@ -123,10 +124,13 @@ impl App {
             limits,
             tracker,
             phase: watch::Sender::new(Phase::Serving),
-        });
-        let warmed = app.clone();
-        app.tracker.spawn_blocking(move || warmed.relay.warm(&warmed.settings.load().routes));
-        app
+        })
+    }
+
+    /// Prepares a runtime for asking the providers, beside what it does.
+    pub fn warm(self: &Arc<Self>, runtime: &Handle) {
+        let app = self.clone();
+        self.tracker.spawn_blocking_on(move || app.relay.warm(&app.settings.load().routes), runtime);
     }
 
     pub fn phase(&self) -> Phase {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use tokio::runtime;
 
 use super::route::{Endpoint, Routes, Target};
 use super::running::Refusal;
@@ -57,10 +58,11 @@ const ERROR_BYTES: usize = 64 * 1024;
 const MODELS_PATIENCE: Duration = Duration::from_secs(2);
 const MODELS_BYTES: usize = 4 * 1024 * 1024;
 
-/// The HTTP clients, one for each provider and patience.
+/// The HTTP clients, one for each provider and patience, and for each runtime: a connection lives on the runtime that
+/// opened it, and reading it from another would hand every token from thread to thread.
 #[derive(Default)]
 pub struct Upstreams {
-    clients: Mutex<HashMap<(String, Duration), reqwest::Client>>,
+    clients: Mutex<HashMap<(runtime::Id, String, Duration), reqwest::Client>>,
 }
 
 impl Upstreams {
@@ -115,7 +117,7 @@ impl Upstreams {
         data.iter().filter_map(|model| model["id"].as_str().map(str::to_owned)).collect()
     }
 
-    /// Builds the clients that routes will need: that reads certificates, which a first request should not wait for.
+    /// Builds the clients that routes will need on this runtime: that reads certificates, which a first request should not wait for.
     pub fn warm(&self, routes: &Routes) {
         let patience =
             routes.aliases.values().map(|alias| alias.timeouts.connect).chain([routes.timeouts.connect]);
@@ -131,7 +133,7 @@ impl Upstreams {
 
     fn client(&self, name: &str, connect: Duration) -> Result<reqwest::Client, Fault> {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (name.to_owned(), connect);
+        let key = (runtime::Handle::current().id(), name.to_owned(), connect);
         if let Some(client) = clients.get(&key) {
             return Ok(client.clone());
         }

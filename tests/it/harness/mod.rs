@@ -84,8 +84,8 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let (tracker, accepting) = (app.tracker.clone(), stop.clone());
-        app.tracker.spawn(async move { connection::serve(listener, router, &tracker, accepting).await });
+        let cores = vec![tokio::runtime::Handle::current()];
+        app.tracker.spawn(connection::serve(listener, cores, router, app.tracker.clone(), stop.clone()));
         let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         Server { app, address, client, stop, finished: false }
     }
