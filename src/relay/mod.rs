@@ -3,6 +3,7 @@
 //! A stream is registered in the store before its provider is called, so that an early reconnect finds it. From
 //! then on it belongs to nobody's connection: it ends by its provider, by cancel, by failure or by policy.
 
+mod bell;
 pub mod follow;
 mod pump;
 pub mod rendition;
