@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 
-use crate::log::{Framing, LogId, Position, Record};
+use crate::log::{Draft, Framing, LogId, Position, Record};
 use crate::surface::{Encoder, Format};
 
 /// So many chunks of one age become one.
@@ -163,9 +163,8 @@ impl Rendition {
                 encoder.encode(record, &mut seen);
                 seen.clear();
             } else {
-                let mut apart = record.clone();
-                apart.draft.framing = Framing::Own;
-                encoder.encode(&apart, &mut out);
+                let apart = Draft { framing: Framing::Own, ..Draft::clone(&record.draft) };
+                encoder.encode(&Record { draft: apart.into(), ..*record }, &mut out);
             }
         }
         out.into()
@@ -174,7 +173,8 @@ impl Rendition {
 
 /// Cuts encoded bytes into chunks of at most `SLICE`, at event borders.
 fn pieces(out: Vec<u8>, marks: Vec<Mark>) -> Vec<(Bytes, Vec<Mark>)> {
-    let bytes = Bytes::from(out.into_boxed_slice());
+    // Not fitted to its content: that would cost each token a reallocation, and merging does it for many at once.
+    let bytes = Bytes::from(out);
     if bytes.len() <= SLICE {
         return vec![(bytes, marks)];
     }
