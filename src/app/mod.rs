@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
@@ -101,7 +100,7 @@ impl App {
                 empty_ttl: Duration::from_secs(config.rooms.empty_ttl_s),
             },
         );
-        Arc::new(App {
+        let app = Arc::new(App {
             relay,
             hub,
             metrics,
@@ -124,13 +123,10 @@ impl App {
             limits,
             tracker,
             phase: watch::Sender::new(Phase::Serving),
-        })
-    }
-
-    /// Prepares a runtime for asking the providers, beside what it does.
-    pub fn warm(self: &Arc<Self>, runtime: &Handle) {
-        let app = self.clone();
-        self.tracker.spawn_blocking_on(move || app.relay.warm(&app.settings.load().routes), runtime);
+        });
+        let relay = app.relay.clone();
+        app.tracker.spawn_blocking(move || relay.warm());
+        app
     }
 
     pub fn phase(&self) -> Phase {

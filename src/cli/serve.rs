@@ -82,9 +82,6 @@ async fn serve(
     cores: Vec<Handle>,
     environment: Environment,
 ) -> Result<()> {
-    for core in &cores {
-        app.warm(core);
-    }
     let rate = Rate::new(app.limits.requests_per_minute);
     let router = router(&app, rate.as_ref());
     let stop = CancellationToken::new();

@@ -54,3 +54,43 @@ impl Wake for Bell {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::task::{Context, Waker};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, SeqCst);
+        }
+    }
+
+    #[test]
+    fn what_rings_during_a_rest_is_told_after_it() {
+        let (watchers, woken) = (Arc::<Watchers>::default(), Arc::<Woken>::default());
+        let (bell, watch) = (Bell::new(watchers.clone()), watchers.join());
+        let waker = Waker::from(woken.clone());
+        let told = || {
+            watch.register(&Context::from_waker(&waker));
+            woken.0.swap(0, SeqCst)
+        };
+        assert!(bell.answer() && !bell.answer(), "a new bell is answered once");
+        told();
+        bell.wake_by_ref();
+        assert!(told() == 1 && bell.answer());
+        assert!(bell.rest() && !bell.rest(), "one rest at a time");
+        bell.wake_by_ref();
+        assert!(told() == 0 && !bell.answer());
+        bell.rested();
+        assert!(told() == 1 && bell.answer());
+        assert!(bell.rest());
+        bell.rested();
+        assert!(told() == 0 && !bell.answer(), "a rest without news tells nobody");
+    }
+}

@@ -207,9 +207,9 @@ impl Relay {
         models
     }
 
-    /// Prepares for asking these providers. Blocks for some milliseconds.
-    pub fn warm(&self, routes: &Routes) {
-        self.upstreams.warm(routes);
+    /// Prepares for asking providers. Blocks for some milliseconds.
+    pub fn warm(&self) {
+        self.upstreams.warm();
     }
 
     /// A viewer right after `position`, which must have been checked.

@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use rustls::ClientConfig;
+use rustls_platform_verifier::ConfigVerifierExt;
 use tokio::runtime;
 
-use super::route::{Endpoint, Routes, Target};
+use super::route::{Endpoint, Target};
 use super::running::Refusal;
 use crate::provider::demo::{self, Script};
 use crate::provider::{Ask, Provider, error_message};
@@ -63,6 +65,8 @@ const MODELS_BYTES: usize = 4 * 1024 * 1024;
 #[derive(Default)]
 pub struct Upstreams {
     clients: Mutex<HashMap<(runtime::Id, String, Duration), reqwest::Client>>,
+    /// Shared by all clients: each on its own would keep a megabyte of certificates.
+    tls: Mutex<Option<ClientConfig>>,
 }
 
 impl Upstreams {
@@ -117,18 +121,23 @@ impl Upstreams {
         data.iter().filter_map(|model| model["id"].as_str().map(str::to_owned)).collect()
     }
 
-    /// Builds the clients that routes will need on this runtime: that reads certificates, which a first request should not wait for.
-    pub fn warm(&self, routes: &Routes) {
-        let patience =
-            routes.aliases.values().map(|alias| alias.timeouts.connect).chain([routes.timeouts.connect]);
-        let patience: Vec<_> = patience.collect();
-        for endpoint in routes.endpoints.values().filter(|endpoint| endpoint.dialect != Provider::Demo) {
-            for connect in &patience {
-                if let Err(fault) = self.client(&endpoint.name, *connect) {
-                    tracing::warn!(provider = endpoint.name, error = %fault, "no client for this provider");
-                }
-            }
+    /// Reads the certificates that this machine trusts, which a first request should not wait for.
+    pub fn warm(&self) {
+        if let Err(fault) = self.tls() {
+            tracing::warn!(error = %fault, "providers cannot be asked");
         }
+    }
+
+    fn tls(&self) -> Result<ClientConfig, Fault> {
+        let mut tls = self.tls.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tls) = tls.as_ref() {
+            return Ok(tls.clone());
+        }
+        let mut config = ClientConfig::with_platform_verifier().map_err(|error| {
+            Fault::new("connect_failed", format!("no trusted certificates: {error}"), false)
+        })?;
+        config.alpn_protocols = vec!["http/1.1".into()];
+        Ok(tls.insert(config).clone())
     }
 
     fn client(&self, name: &str, connect: Duration) -> Result<reqwest::Client, Fault> {
@@ -141,6 +150,7 @@ impl Upstreams {
         // follow. No total timeout: it would cut long answers, the pump has deadlines of its own.
         let mut builder = reqwest::Client::builder()
             .http1_only()
+            .tls_backend_preconfigured(self.tls()?)
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .user_agent(concat!("relaystream/", env!("CARGO_PKG_VERSION")));

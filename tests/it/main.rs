@@ -24,6 +24,7 @@ mod architecture;
 mod breaks;
 mod commands;
 mod config;
+mod cores;
 mod golden;
 mod limits;
 mod log_model;
