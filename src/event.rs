@@ -229,7 +229,12 @@ impl Event {
     pub fn data(&self) -> Vec<u8> {
         match self {
             Event::Start(start) => json(start),
-            Event::Token(text) | Event::Reasoning(text) => json(&Text { text }),
+            Event::Token(text) | Event::Reasoning(text) => {
+                // As large as it will be: what is too much would be kept as long as the event.
+                let mut data = Vec::with_capacity(text.len() + r#"{"text":""}"#.len());
+                serde_json::to_writer(&mut data, &Text { text }).expect("a string is JSON");
+                data
+            }
             Event::Tool(tool) => json(tool),
             Event::Usage(usage) => json(usage),
             Event::Notice(notice) => json(notice),

@@ -135,8 +135,8 @@ impl App {
             tracker,
             phase: watch::Sender::new(Phase::Serving),
         });
-        let warmed = app.clone();
-        app.tracker.spawn_blocking(move || warmed.relay.warm(&warmed.settings.load().routes));
+        let relay = app.relay.clone();
+        app.tracker.spawn_blocking(move || relay.warm());
         app
     }
 

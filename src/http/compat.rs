@@ -17,7 +17,7 @@ use super::error::ApiError;
 use super::extract::{Caller, JsonBody, parameter};
 use super::sse::{Events, stream_headers};
 use super::streams::IDEMPOTENT_REPLAYED;
-use super::{gemini, view, wish};
+use super::{view, wish};
 use crate::app::App;
 use crate::app::start::{Started, Wish};
 use crate::auth::Principal;

@@ -24,6 +24,7 @@ use hyper::{Request, service};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -66,16 +67,23 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// What one HTTP/2 stream may have queued, in bytes: a slow reader must not pin more.
 const H2_SEND_BUFFER: usize = 64 * 1024;
 
-/// Serves until `stop`, then lets every connection finish what it is doing.
-pub async fn serve(listener: TcpListener, router: Router, tracker: &TaskTracker, stop: CancellationToken) {
-    loop {
+/// Serves until `stop`, then lets every connection finish what it is doing. Connections are dealt out in turn to the
+/// runtimes in `cores`: whatever a connection starts stays on its own.
+pub async fn serve(
+    listener: TcpListener,
+    cores: Vec<Handle>,
+    router: Router,
+    tracker: TaskTracker,
+    stop: CancellationToken,
+) {
+    for core in cores.iter().cycle() {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = listener.accept() => accepted.and_then(|(socket, peer)| Ok((socket.into_std()?, peer))),
             () = stop.cancelled() => return,
         };
         match accepted {
             Ok((socket, peer)) => {
-                tracker.spawn(connection(socket, peer, router.clone(), stop.clone()));
+                tracker.spawn_on(connection(socket, peer, router.clone(), stop.clone()), core);
             }
             Err(error) => {
                 // Out of file descriptors, mostly: others will close theirs.
@@ -86,11 +94,10 @@ pub async fn serve(listener: TcpListener, router: Router, tracker: &TaskTracker,
     }
 }
 
-async fn connection(socket: TcpStream, peer: SocketAddr, router: Router, stop: CancellationToken) {
+/// Runs where the socket is to live: only now is it registered with a runtime.
+async fn connection(socket: std::net::TcpStream, peer: SocketAddr, router: Router, stop: CancellationToken) {
     // Without it the kernel holds small writes back for 40 ms.
-    if socket.set_nodelay(true).is_err() {
-        return;
-    }
+    let Ok(socket) = socket.set_nodelay(true).and_then(|()| TcpStream::from_std(socket)) else { return };
     let flushes = Arc::new(Flushes::default());
     let edge = Edge { router, peer, flushes: flushes.clone() };
     let mut socket = Socket { socket, flushes, ahead: Bytes::new() };

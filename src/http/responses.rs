@@ -133,7 +133,7 @@ async fn earlier(app: &App, principal: &Principal, name: &str) -> Result<Option<
     let (id, facts) = found;
     let tail = app.relay.tail(id).await?;
     let (transcript, provider) = tail.with_records(|records| {
-        (Transcript::of(records), surface::provider_id(records.iter().map(|record| &record.draft)))
+        (Transcript::of(records), surface::provider_id(records.iter().map(|record| &*record.draft)))
     });
     let Some(done) = &transcript.done else {
         return Err(ApiError::invalid("previous_response_id", "this response is still being generated"));
@@ -234,7 +234,7 @@ fn settle(app: &Arc<App>, principal: &Principal, running: Arc<Running>) {
         running.finished.cancelled().await;
         let settled = async {
             let page = store.read(running.id, Position::START, PAGE_BYTES).await?;
-            let Some(name) = surface::provider_id(page.records.iter().map(|record| &record.draft)) else {
+            let Some(name) = surface::provider_id(page.records.iter().map(|record| &*record.draft)) else {
                 return Ok(());
             };
             store.claim(&format!("{known_as}{name}"), &running.id.to_string(), window).await.map(drop)

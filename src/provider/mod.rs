@@ -274,7 +274,7 @@ fn whole_characters(text: &str) -> Option<String> {
 
 /// The message of a provider's error body, whatever its shape.
 pub fn error_message(body: &[u8]) -> Option<String> {
-    let value: serde_json::Value = serde_json::from_slice(body).ok()?;
+    let value: Value = serde_json::from_slice(body).ok()?;
     let error = value.get("error").unwrap_or(&value);
     let text = error.as_str().or_else(|| error.get("message")?.as_str())?;
     Some(text.to_owned())

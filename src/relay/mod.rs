@@ -3,6 +3,7 @@
 //! A stream is registered in the store before its provider is called, so that an early reconnect finds it. From
 //! then on it belongs to nobody's connection: it ends by its provider, by cancel, by failure or by policy.
 
+mod bell;
 pub mod follow;
 mod pump;
 pub mod rendition;
@@ -227,9 +228,9 @@ impl Relay {
         answer.inspect_err(|fault| self.metrics.upstream_error(fault.code))
     }
 
-    /// Prepares for asking these providers. Blocks for some milliseconds.
-    pub fn warm(&self, routes: &Routes) {
-        self.upstreams.warm(routes);
+    /// Prepares for asking providers. Blocks for some milliseconds.
+    pub fn warm(&self) {
+        self.upstreams.warm();
     }
 
     /// A viewer right after `position`, which must have been checked.

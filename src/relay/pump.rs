@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep};
-use tracing::{Instrument, info, info_span, warn};
+use tracing::{Span, info, info_span, warn};
 
 use super::route::{Route, Target};
 use super::running::{Running, Stop};
@@ -38,6 +38,8 @@ pub struct Job {
     /// When the reader last heard something.
     spoke: Option<Instant>,
     guard: Guard,
+    /// The parent of what is logged here. Never entered: that would cost something at every poll.
+    span: Span,
 }
 
 /// How long an answer in one piece may take at least, however short the patience with streams is.
@@ -89,7 +91,19 @@ impl Job {
         head: Position,
     ) -> Job {
         let guard = Guard::new(&running);
-        Job { running, request, route, known_as, head, weight: 0, began: Instant::now(), spoke: None, guard }
+        let began = Instant::now();
+        Job {
+            running,
+            request,
+            route,
+            known_as,
+            head,
+            weight: 0,
+            began,
+            spoke: None,
+            guard,
+            span: Span::none(),
+        }
     }
 
     /// Runs the stream to its end.
@@ -97,26 +111,22 @@ impl Job {
         let target = self.route.targets.first().cloned();
         let (provider, model) =
             target.as_ref().map_or(("", ""), |target| (&target.endpoint.name, &target.model));
-        let span = info_span!("stream", stream.id = %self.running.id, provider, model);
-        async {
-            let halt = match &target {
-                Some(target) => self.attempts(relay, target).await.err(),
-                None => Some(Fault::new("connect_failed", "the model has no target", false).into()),
-            };
-            let Some(done) = halt.map_or(Some(None), |halt| ending(halt).map(Some)) else {
-                info!("the log was taken away");
-                return;
-            };
-            if let Some(done) = done
-                && let Err(Halt::Store(error)) =
-                    self.append(relay, vec![self.draft(&Event::Done(done))], true).await
-                && error != store::Error::NotFound
-            {
-                warn!(%error, "the ending could not be stored");
-            }
+        self.span = info_span!("stream", stream.id = %self.running.id, provider, model);
+        let halt = match &target {
+            Some(target) => self.attempts(relay, target).await.err(),
+            None => Some(Fault::new("connect_failed", "the model has no target", false).into()),
+        };
+        let Some(done) = halt.map_or(Some(None), |halt| ending(halt).map(Some)) else {
+            info!(parent: &self.span, "the log was taken away");
+            return;
+        };
+        if let Some(done) = done
+            && let Err(Halt::Store(error)) =
+                self.append(relay, vec![self.draft(&Event::Done(done))], true).await
+            && error != store::Error::NotFound
+        {
+            warn!(parent: &self.span, %error, "the ending could not be stored");
         }
-        .instrument(span)
-        .await;
     }
 
     /// The first answer that gets through. A provider's own ending seals the log by itself.
@@ -131,7 +141,8 @@ impl Job {
             let last = attempt >= self.route.retry.attempts || self.spoke.is_some() || !fault.retryable;
             let wait = if last { None } else { self.backoff(attempt, &fault) };
             let Some(wait) = wait else { return Err(self.give_up(fault, attempt)) };
-            warn!(code = fault.code, error = %fault, attempt, wait_ms = wait.as_millis() as u64, "asking again");
+            let wait_ms = wait.as_millis() as u64;
+            warn!(parent: &self.span, code = fault.code, error = %fault, attempt, wait_ms, "asking again");
             self.pause(wait).await?;
             attempt += 1;
             let notice = Notice {
@@ -316,18 +327,11 @@ impl Job {
         }
         let code = done.error.as_ref().map_or("", |error| &error.code);
         let message = done.error.as_ref().map_or("", |error| &error.message);
-        let elapsed_ms = self.began.elapsed().as_millis() as u64;
+        let (elapsed_ms, events) = (self.began.elapsed().as_millis() as u64, self.head.seq);
         if done.status == Status::Failed {
-            warn!(
-                status = "failed",
-                code,
-                error = message,
-                elapsed_ms,
-                events = self.head.seq,
-                "stream ended"
-            );
+            warn!(parent: &self.span, status = "failed", code, error = message, elapsed_ms, events, "stream ended");
         } else {
-            info!(status = done.status.as_str(), elapsed_ms, events = self.head.seq, "stream ended");
+            info!(parent: &self.span, status = done.status.as_str(), elapsed_ms, events, "stream ended");
         }
     }
 

@@ -1,6 +1,7 @@
 //! Recorded provider bytes (`tests/fixtures/<provider>/<case>.{sse,json}`) and the logs they become.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use relaystream::event::{Done, Event, Start};
 use relaystream::log::{Draft, Framing, LogId, Position, Record};
@@ -102,7 +103,7 @@ pub(crate) fn draft(event: &Event) -> Draft {
 
 /// Records of one epoch, from 1.
 pub(crate) fn number(drafts: Vec<Draft>) -> Vec<Record> {
-    let place = |(at, draft)| Record { position: Position::new(0, at as u64 + 1), draft };
+    let place = |(at, draft)| Record { position: Position::new(0, at as u64 + 1), draft: Arc::new(draft) };
     drafts.into_iter().enumerate().map(place).collect()
 }
 

@@ -31,7 +31,7 @@ impl Model {
         }
         for draft in &batch.drafts {
             self.head = Position::new(batch.epoch, self.all.len() as u64 + 1);
-            self.all.push(Record { position: self.head, draft: draft.clone() });
+            self.all.push(Record { position: self.head, draft: Arc::new(draft.clone()) });
         }
         self.closed = batch.seal;
         Ok(self.head)

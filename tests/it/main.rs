@@ -27,6 +27,7 @@ mod asks;
 mod breaks;
 mod commands;
 mod config;
+mod cores;
 mod gemini;
 mod golden;
 mod limits;

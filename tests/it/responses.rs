@@ -112,7 +112,7 @@ fn every_fixture_satisfies_a_strict_accumulator() {
         assert!(fixture.whole() || last == object(&records), "{}", fixture.name);
         // As encoded from its events alone, too.
         let own: Vec<Draft> =
-            records.iter().map(|record| Draft { framing: Framing::Own, ..record.draft.clone() }).collect();
+            records.iter().map(|record| Draft { framing: Framing::Own, ..(*record.draft).clone() }).collect();
         accumulate(&frames(&number(own)), &fixture.name);
     }
 }
@@ -122,7 +122,7 @@ fn responses_of_the_dialect_translated_from_their_events_are_whole() {
     for fixture in fixtures::all().iter().filter(|f| f.dialect == Provider::OpenAiResponses && !f.whole()) {
         let records = log_of(fixture);
         let own =
-            records.iter().map(|record| Draft { framing: Framing::Own, ..record.draft.clone() }).collect();
+            records.iter().map(|record| Draft { framing: Framing::Own, ..(*record.draft).clone() }).collect();
         let said = |response: &Value, kind: &str| -> String {
             let items =
                 response["output"].as_array().into_iter().flatten().filter(|item| item["type"] == kind);

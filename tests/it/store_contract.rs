@@ -129,7 +129,7 @@ async fn keeps_every_field(store: &dyn Store) {
     let all = Batch { expected: START, epoch: 0, drafts: drafts.clone(), seal: true };
     store.append(log, all).await.expect("accepted");
     let page = store.read(log, START, usize::MAX).await.expect("there");
-    assert_eq!(page.records.into_iter().map(|record| record.draft).collect::<Vec<_>>(), drafts);
+    assert_eq!(page.records.iter().map(|record| Draft::clone(&record.draft)).collect::<Vec<_>>(), drafts);
 }
 
 async fn says_why_a_position_is_bad(store: &dyn Store) {

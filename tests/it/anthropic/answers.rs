@@ -171,13 +171,13 @@ fn after_a_seam_the_same_message_goes_on() {
         let at = records
             .iter()
             .position(|record| std::str::from_utf8(&record.draft.payload).expect("JSON").contains(upto));
-        records[..=at.expect("said")].iter().map(|record| record.draft.clone()).collect::<Vec<_>>()
+        records[..=at.expect("said")].iter().map(|record| (*record.draft).clone()).collect::<Vec<_>>()
     };
     let before = fixture("reasoning.sse");
     let mut drafts = spoken(&before, "27 × 453 =");
     drafts.push(draft(&Event::Notice(notice("continued"))));
     let next = fixture("text.sse");
-    drafts.extend(next[1..].iter().map(|record| record.draft.clone()));
+    drafts.extend(next[1..].iter().map(|record| (*record.draft).clone()));
     let (message, failure) = accumulated(&encode(Format::new(Surface::Anthropic), &number(drafts)));
     assert_eq!(failure, None);
     assert_eq!(message["content"][1]["text"], "27 × 453 = Hello! How can I help you today?");
@@ -187,7 +187,7 @@ fn after_a_seam_the_same_message_goes_on() {
     let omitted = fixture("reasoning_omitted.sse");
     let mut drafts = spoken(&omitted, "signature");
     drafts.push(draft(&Event::Notice(notice("retried"))));
-    drafts.extend(omitted[1..].iter().map(|record| record.draft.clone()));
+    drafts.extend(omitted[1..].iter().map(|record| (*record.draft).clone()));
     let (message, _) = accumulated(&encode(Format::new(Surface::Anthropic), &number(drafts)));
     // The block is still open, and the newer proof counts: accumulators overwrite it.
     assert_eq!(message["content"].as_array().expect("blocks").len(), 2);
@@ -207,7 +207,7 @@ fn encoded_and_forwarded_answers_are_the_same_to_an_accumulator() {
         }
         let records = log_of(fixture);
         let own: Vec<_> =
-            records.iter().map(|record| Draft { framing: Framing::Own, ..record.draft.clone() }).collect();
+            records.iter().map(|record| Draft { framing: Framing::Own, ..(*record.draft).clone() }).collect();
         let own = number(own);
         let (forwarded, failed) = accumulated(&encode(Format::new(Surface::Anthropic), &records));
         let (encoded, also) = accumulated(&encode(Format::new(Surface::Anthropic), &own));

@@ -19,6 +19,7 @@ use relaystream::http::rate::Rate;
 use relaystream::http::{connection, router};
 use serde_json::Value;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 pub use provider::{FakeProvider, Gate, Script};
@@ -72,6 +73,11 @@ impl Server {
 
     /// With a configuration file's text and an environment.
     pub async fn with(config: &str, environment: &[(&str, &str)]) -> Server {
+        Server::across(vec![Handle::current()], config, environment).await
+    }
+
+    /// With connections dealt out to these runtimes.
+    pub async fn across(cores: Vec<Handle>, config: &str, environment: &[(&str, &str)]) -> Server {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(config.as_bytes()).unwrap();
         let environment: BTreeMap<String, String> =
@@ -84,8 +90,7 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let (tracker, accepting) = (app.tracker.clone(), stop.clone());
-        app.tracker.spawn(async move { connection::serve(listener, router, &tracker, accepting).await });
+        app.tracker.spawn(connection::serve(listener, cores, router, app.tracker.clone(), stop.clone()));
         let client = relaystream::tls::client().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         Server { app, address, client, stop, finished: false }
     }
