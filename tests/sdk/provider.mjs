@@ -15,9 +15,10 @@
 // Run as `node provider.mjs`: prints its port, ends with its parent's stdin.
 
 import http from "node:http";
-import { THOUGHT, countTokens, messages } from "./lib/anthropic.mjs";
+import { countTokens, messages } from "./lib/anthropic.mjs";
 import { gemini } from "./lib/gemini.mjs";
 import { responses } from "./lib/responses.mjs";
+import { THOUGHT } from "./lib/thought.mjs";
 
 const PIECES = [
   "Hello", " wörld", " 日本語", " 👩‍👩‍👧‍👦", " e\u0301a\u0308", "\n\n", "## ", "नमस्ते", ' "quoted"', " \\back\\slash", " שלום",

@@ -11,8 +11,8 @@ import { launch, scratch, startLlmock, startProvider, startRelay, stop, stopAll 
 const here = import.meta.dirname;
 const repository = path.resolve(here, "../..");
 const [suiteFilter = "", caseFilter = ""] = process.argv.slice(2);
-const RUN_MS = 480_000;
-const AT_ONCE = 2;
+const RUN_MS = 900_000;
+const AT_ONCE = 3;
 
 // A model with timeouts short enough to catch llmock's stall.
 const JUDGED = `

@@ -1,8 +1,8 @@
 // The scripted upstream in Anthropic's dialect: POST /v1/messages and …/count_tokens, by the same scripts as in ../provider.mjs.
 
+import { THOUGHT } from "./thought.mjs";
 import { CALLS, json, log, script, sleep, tokens, write } from "../provider.mjs";
 
-export const THOUGHT = ["Let me", " think… 🤔", "\n1 + 1"];
 const SIGNATURE = "EqQBCgIYAhIM1gbcDa9GJwZA2b3hGgxBdjrkzLoky3dl1pkiMOYds+/aLd1RbT0Zx==";
 const REDACTED = "EmwKAhgBEgy3va3pzix/LafPsn4aDFIT2Xlxh0L5L8rLVyIw";
 const FELL = "scripted: the model fell over";

@@ -1,10 +1,10 @@
 // The scripted upstream in Gemini's dialect, after Google's API reference: /v1beta/models and its methods. The grammar of model names
 // is provider.mjs's. Lines end in CRLF, counts are repeated in every event, nothing marks the end.
 
+import { THOUGHT } from "./thought.mjs";
 import { CALLS, json, log, script, sleep, tokens, write } from "../provider.mjs";
 
 export const SIGNATURE = "CrcBAdHtim9jM0r2ZfC5u8vJ3nqS0KQyD1xkNn0hT2bVYw==";
-const THOUGHT = ["Let me", " think…"];
 const STATUS = { 400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND", 429: "RESOURCE_EXHAUSTED", 503: "UNAVAILABLE" };
 const error = (code, message) => ({ error: { code, message, status: STATUS[code] ?? "INTERNAL" } });
 const FELL = error(503, "scripted: the model fell over");

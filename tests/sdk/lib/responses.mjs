@@ -1,6 +1,7 @@
 // The scripted upstream's other dialect: OpenAI Responses, after the API reference. The grammar of model names is provider.mjs's.
 // It has ids and sequence numbers of its own, so that a client can tell whose frames it got.
 
+import { THOUGHT } from "./thought.mjs";
 import { CALLS, cut, error, json, log, pieces, script, sleep, write } from "../provider.mjs";
 
 const counts = (n) => ({ input_tokens: 7, input_tokens_details: { cached_tokens: 3 }, output_tokens: n, output_tokens_details: { reasoning_tokens: 0 }, total_tokens: 7 + n });
@@ -8,7 +9,7 @@ const message = (id, status, text) => ({
   id, type: "message", status, role: "assistant", content: text === null ? [] : [{ type: "output_text", annotations: [], logprobs: [], text }],
 });
 const call = (id, status, args, { id: call_id, name }) => ({ id, type: "function_call", status, arguments: args, call_id, name });
-const thought = (id, done) => ({ id, type: "reasoning", summary: done ? [{ type: "summary_text", text: "Let me think…" }] : [], ...(done ? { encrypted_content: "c2VjcmV0" } : {}) });
+const thought = (id, done) => ({ id, type: "reasoning", summary: done ? [{ type: "summary_text", text: THOUGHT.join("") }] : [], ...(done ? { encrypted_content: "c2VjcmV0" } : {}) });
 
 function object(n, body, status, output, usage = null) {
   return {
@@ -28,9 +29,9 @@ function* frames(plan, body, n) {
     const at = { item_id: "rs_up", output_index: output.length, summary_index: 0 };
     yield { mark: 0, type: "response.output_item.added", output_index: at.output_index, item: thought("rs_up", false) };
     yield { mark: 0, type: "response.reasoning_summary_part.added", ...at, part: { type: "summary_text", text: "" } };
-    for (const delta of ["Let me", " think…"]) yield { mark: 0, type: "response.reasoning_summary_text.delta", ...at, delta };
-    yield { mark: 0, type: "response.reasoning_summary_text.done", ...at, text: "Let me think…" };
-    yield { mark: 0, type: "response.reasoning_summary_part.done", ...at, part: { type: "summary_text", text: "Let me think…" } };
+    for (const delta of THOUGHT) yield { mark: 0, type: "response.reasoning_summary_text.delta", ...at, delta };
+    yield { mark: 0, type: "response.reasoning_summary_text.done", ...at, text: THOUGHT.join("") };
+    yield { mark: 0, type: "response.reasoning_summary_part.done", ...at, part: { type: "summary_text", text: THOUGHT.join("") } };
     yield { mark: 0, type: "response.output_item.done", output_index: at.output_index, item: thought("rs_up", true) };
     output.push(thought("rs_up", true));
   }

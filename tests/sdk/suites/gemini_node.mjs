@@ -108,7 +108,7 @@ for (const upstream of UPSTREAMS) {
   test(`${upstream}: thoughts`, async () => {
     const config = { thinkingConfig: { includeThoughts: true, thinkingBudget: 2048 } };
     const { text, thoughts } = await read(at("think+ok-5"), { config });
-    equal(thoughts, "Let me think…", "thoughts");
+    equal(thoughts, "Let me think… 🤔\n1 + 1", "thoughts");
     equal(text, await textOf("ok-5"), "text");
   });
 

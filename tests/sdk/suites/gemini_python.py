@@ -181,7 +181,7 @@ def cancelled(upstream):
 def thoughts(upstream):
     config = {"thinking_config": {"include_thoughts": True, "thinking_budget": 2048}}
     seen = read(f"{upstream}/think+ok-5", config=config)
-    equal(seen.thoughts, "Let me think…", "thoughts")
+    equal(seen.thoughts, "Let me think… 🤔\n1 + 1", "thoughts")
     equal(seen.text, text_of("ok-5"), "text")
 
 

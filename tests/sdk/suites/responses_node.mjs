@@ -219,9 +219,9 @@ for (const [name, prefix] of SCRIPTED) {
     let thought = "";
     run.on("response.reasoning_summary_text.delta", (event) => (thought += event.delta));
     const final = await run.finalResponse();
-    equal(thought, "Let me think…", "deltas");
+    equal(thought, "Let me think… 🤔\n1 + 1", "deltas");
     equal(final.output[0].type, "reasoning", "first item");
-    equal(final.output[0].summary[0].text, "Let me think…", "summary");
+    equal(final.output[0].summary[0].text, "Let me think… 🤔\n1 + 1", "summary");
     equal(final.output_text, await textOf("ok-5"), "text");
   });
 

@@ -248,7 +248,7 @@ def tools(prefix):
 def reasoning(prefix):
     done, events = final(model=f"{prefix}ok-5+think", input=marker(), reasoning={"effort": "low"})
     thought = "".join(e.delta for e in events if e.type == "response.reasoning_summary_text.delta")
-    equal((thought, done.output[0].summary[0].text), ("Let me think…", "Let me think…"), "reasoning")
+    equal((thought, done.output[0].summary[0].text), ("Let me think… 🤔\n1 + 1", "Let me think… 🤔\n1 + 1"), "reasoning")
     equal(done.output_text, text_of("ok-5"), "text")
 
 
