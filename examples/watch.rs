@@ -85,7 +85,8 @@ fn show(text: &str) -> Result<()> {
 /// Starts a stream in the session; everybody in it will see it.
 async fn start(base: &str, session: &str, key: Option<&str>) -> Result<String> {
     let body = json!({"session": session, "input": "Explain tides to a sailor."});
-    let mut request = reqwest::Client::new()
+    let mut request = relaystream::tls::client()
+        .build()?
         .post(format!("{base}/v1/streams"))
         .header(CONTENT_TYPE, "application/json")
         .body(body.to_string());

@@ -4,6 +4,7 @@
 //! native surface prints, so the log's payload and the wire are the same bytes. No clock, no I/O.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// Where a stream is in its life. Everything but `Running` is final.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -44,6 +45,10 @@ pub struct Start {
     /// The answer's id in its client's own terms, where the client chose it: an AI SDK message that is gone on with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// What the Responses dialect repeats of its request in every answer; there if a client of that dialect asked, and no
+    /// provider of it answers in its own words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response: Option<Map<String, Value>>,
 }
 
 /// A piece of a tool call. `arguments` is a fragment of JSON text; `index` says which call it belongs to.
@@ -246,7 +251,12 @@ impl Event {
     pub fn data(&self) -> Vec<u8> {
         match self {
             Event::Start(start) => json(start),
-            Event::Token(text) | Event::Reasoning(text) => json(&Text { text }),
+            Event::Token(text) | Event::Reasoning(text) => {
+                // As large as it will be: what is too much would be kept as long as the event.
+                let mut data = Vec::with_capacity(text.len() + r#"{"text":""}"#.len());
+                serde_json::to_writer(&mut data, &Text { text }).expect("a string is JSON");
+                data
+            }
             Event::Tool(tool) => json(tool),
             Event::Usage(usage) => json(usage),
             Event::Notice(notice) => json(notice),

@@ -21,6 +21,7 @@ pub mod room;
 pub mod store;
 
 pub mod relay;
+pub mod tls;
 
 pub mod hub;
 

@@ -198,8 +198,8 @@ impl Parser {
         if self.has_data {
             self.raw.extend_from_slice(terminator);
             on_frame(Frame {
-                event: String::from_utf8_lossy(&self.event),
-                data: String::from_utf8_lossy(&self.data),
+                event: text(&self.event),
+                data: text(&self.data),
                 id: self.id.as_deref(),
                 raw: &self.raw,
             });
@@ -209,6 +209,11 @@ impl Parser {
         self.raw.clear();
         self.has_data = false;
     }
+}
+
+/// Well-formed text first: that check takes many bytes at a time, the lossy one each character.
+fn text(bytes: &[u8]) -> Cow<'_, str> {
+    std::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
 }
 
 /// Writes one event. `event` and `id` must not contain line breaks; `data` must be one line.

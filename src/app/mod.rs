@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::{Access, Principal, Role};
-use crate::config::{Config, Environment};
+use crate::config::{Config, Environment, Parts};
 use crate::hub::{self, Hub};
 use crate::limits::ledger::Ledger;
 use crate::limits::{self, Permits};
@@ -22,6 +22,7 @@ use crate::prompts::Library;
 use crate::relay::route::Routes;
 use crate::relay::{self, Facts, Relay, tail};
 use crate::store::{self, Store, memory};
+use crate::surface::ai_sdk;
 
 /// Where the process is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +56,16 @@ pub struct Settings {
     pub access: Access,
     pub routes: Routes,
     pub prompts: Library,
+    pub ai_sdk: AiSdk,
+}
+
+/// What the AI SDK's routes do where their clients say nothing.
+#[derive(Debug, Clone, Default)]
+pub struct AiSdk {
+    pub model: Option<String>,
+    /// One of [`Settings::prompts`].
+    pub prompt: Option<String>,
+    pub parts: ai_sdk::Parts,
 }
 
 pub struct App {
@@ -127,8 +138,8 @@ impl App {
             tracker,
             phase: watch::Sender::new(Phase::Serving),
         });
-        let warmed = app.clone();
-        app.tracker.spawn_blocking(move || warmed.relay.warm(&warmed.settings.load().routes));
+        let relay = app.relay.clone();
+        app.tracker.spawn_blocking(move || relay.warm());
         app
     }
 
@@ -193,12 +204,22 @@ fn or_any(limit: usize) -> usize {
     if limit == 0 { usize::MAX } else { limit }
 }
 
-/// Reads what can be reloaded: credentials, providers and models, prompts.
+/// Reads what can be reloaded: credentials, providers and models, prompts, the AI SDK's defaults.
 pub fn settings(config: &Config, open: bool, environment: &Environment) -> anyhow::Result<Settings> {
+    let (prompts, ai_sdk) = (prompts(&config.prompts.path)?, &config.ai_sdk);
+    let named = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+    if let Some(name) = named(&ai_sdk.prompt).filter(|name| prompts.get(name).is_none()) {
+        anyhow::bail!("ai_sdk.prompt: there is no prompt \"{name}\"");
+    }
+    let parts = match ai_sdk.parts {
+        Parts::V5 => ai_sdk::Parts::V5,
+        Parts::V6 => ai_sdk::Parts::V6,
+    };
     Ok(Settings {
         access: config.access(open, environment)?,
         routes: config.routes(environment)?,
-        prompts: prompts(&config.prompts.path)?,
+        ai_sdk: AiSdk { model: named(&ai_sdk.model), prompt: named(&ai_sdk.prompt), parts },
+        prompts,
     })
 }
 

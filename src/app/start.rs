@@ -24,6 +24,14 @@ pub struct Wish {
     pub idempotency_key: Option<String>,
     /// The answer's id, if its client's dialect lets the client choose it.
     pub message: Option<String>,
+    /// What the answer repeats of its request, see `event::Start`.
+    pub response: Option<serde_json::Map<String, serde_json::Value>>,
+    /// The messages that are answered, to be kept with the stream.
+    pub conversation: Option<String>,
+    /// See `relay::Spec`.
+    pub known_as: Option<String>,
+    /// The client's message that the answer goes on with.
+    pub goes_on: Option<serde_json::Value>,
 }
 
 impl Wish {
@@ -118,6 +126,8 @@ impl App {
             session: wish.session,
             model: wish.request.model.clone(),
             metadata: wish.metadata,
+            conversation: wish.conversation,
+            goes_on: wish.goes_on,
         };
         let spec = Spec {
             request: wish.request,
@@ -126,6 +136,8 @@ impl App {
             facts,
             message: wish.message,
             account,
+            response: wish.response,
+            known_as: wish.known_as,
         };
         let created = self.relay.create(spec).await?;
         let (id, running) = (created.id, created.running.clone());

@@ -100,6 +100,10 @@ impl Params {
         self.0.shift_remove(name)
     }
 
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.0.get(name)
+    }
+
     /// Drops what says nothing that the provider's answer depends on.
     pub fn ignore(&mut self, names: &[&str]) {
         for name in names {

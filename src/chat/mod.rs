@@ -54,6 +54,9 @@ pub struct Request {
     /// What its client wrote, if that was another dialect than Chat Completions.
     #[serde(skip)]
     pub original: Option<Original>,
+    /// Why only a provider of the client's own dialect can be asked this.
+    #[serde(skip)]
+    pub untranslatable: Option<Invalid>,
 }
 
 /// A request as its client wrote it. A provider of the same dialect is sent this rather than a translation, so that
@@ -97,7 +100,7 @@ impl Request {
             .map(|(at, item)| message(at, item))
             .collect::<Result<Vec<_>, _>>()?;
         check_params(&params)?;
-        Ok(Request { model, messages, stream, params, original: None })
+        Ok(Request { model, messages, stream, params, original: None, untranslatable: None })
     }
 
     /// The request that goes on with an answer which broke off after `text`, of about `tokens` tokens. With `prefill` the
@@ -174,7 +177,7 @@ fn message(at: usize, item: Value) -> Result<Message, Invalid> {
 }
 
 /// The known parameters and what they must be.
-fn check_params(params: &Map<String, Value>) -> Result<(), Invalid> {
+pub fn check_params(params: &Map<String, Value>) -> Result<(), Invalid> {
     let range = |field: &str, low: f64, high: f64| match params.get(field) {
         None | Some(Value::Null) => Ok(()),
         Some(value) => match value.as_f64() {

@@ -1,6 +1,7 @@
 //! The command line: `serve` (the default), `tail`, `load`, `check`.
 
 mod check;
+mod cores;
 mod load;
 mod serve;
 mod tail;
@@ -55,7 +56,7 @@ fn refuse(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// The runtime of commands that need one.
+/// The runtime of commands that are clients.
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("the system has threads to give")
 }

@@ -9,11 +9,13 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{refuse, runtime};
+use super::cores::Cores;
+use super::refuse;
 use crate::app::{App, settings};
 use crate::config::{Config, Environment, environment};
 use crate::http::rate::Rate;
@@ -50,12 +52,15 @@ pub fn run(command: &Serve) -> ExitCode {
         Ok(prepared) => prepared,
         Err(error) => return refuse(&error),
     };
-    let runtime = runtime();
-    let result = runtime.block_on(async {
+    let Cores { first, handles } = match Cores::start().context("there are no threads to serve with") {
+        Ok(cores) => cores,
+        Err(error) => return refuse(&error),
+    };
+    let result = first.block_on(async {
         let app = App::new(&config, settings);
-        serve(command, config, app, environment).await
+        serve(command, config, app, handles, environment).await
     });
-    runtime.shutdown_timeout(Duration::from_millis(200));
+    first.shutdown_timeout(Duration::from_millis(200));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => refuse(&error),
@@ -70,7 +75,13 @@ pub(crate) fn load(command: &Serve, environment: &Environment) -> Result<Config>
     Ok(config)
 }
 
-async fn serve(command: &Serve, config: Config, app: Arc<App>, environment: Environment) -> Result<()> {
+async fn serve(
+    command: &Serve,
+    config: Config,
+    app: Arc<App>,
+    cores: Vec<Handle>,
+    environment: Environment,
+) -> Result<()> {
     let rate = Rate::new(app.limits.requests_per_minute);
     let router = router(&app, rate.as_ref());
     let stop = CancellationToken::new();
@@ -87,8 +98,7 @@ async fn serve(command: &Serve, config: Config, app: Arc<App>, environment: Envi
     let listener = listen(config.server.listen)?;
     let address = listener.local_addr().context("the socket has no address")?;
     info!(%address, open = app.settings.load().access.open, "serving");
-    let (accepting, tracker) = (stop.clone(), app.tracker.clone());
-    app.tracker.spawn(async move { connection::serve(listener, router, &tracker, accepting).await });
+    app.tracker.spawn(connection::serve(listener, cores, router, app.tracker.clone(), stop.clone()));
 
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::select! {

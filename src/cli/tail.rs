@@ -15,6 +15,7 @@ use tokio::time::sleep;
 
 use crate::event::{Done, Status};
 use crate::sse::Parser;
+use crate::tls;
 
 /// Follow a stream and print its text.
 #[derive(Debug, clap::Args)]
@@ -66,7 +67,7 @@ pub(super) async fn run(args: Tail) -> anyhow::Result<ExitCode> {
         value.set_sensitive(true);
         headers.insert(AUTHORIZATION, value);
     }
-    let client = Client::builder()
+    let client = tls::client()
         .default_headers(headers)
         .connect_timeout(CONNECT)
         .read_timeout(SILENCE)

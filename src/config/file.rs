@@ -21,6 +21,7 @@ pub struct Config {
     pub rooms: RoomsConfig,
     pub fanout: FanoutConfig,
     pub prompts: PromptsConfig,
+    pub ai_sdk: AiSdkConfig,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -290,4 +291,24 @@ impl Default for FanoutConfig {
 pub struct PromptsConfig {
     /// A directory of `*.prompt` files that add to the shipped ones or override them; empty: none.
     pub path: PathBuf,
+}
+
+/// What the AI SDK's routes do where their clients say nothing.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AiSdkConfig {
+    /// Who answers a chat that names no model; empty: the default provider's.
+    pub model: String,
+    /// The prompt that begins every chat; empty: none.
+    pub prompt: String,
+    pub parts: Parts,
+}
+
+/// The oldest AI SDK among the clients.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Parts {
+    #[default]
+    V5,
+    V6,
 }

@@ -32,7 +32,7 @@ pub async fn stream(
         return Ok((sse::headers(), ()).into_response());
     }
     let query = request.uri().query().unwrap_or_default().to_owned();
-    let format = format(&query)?;
+    let format = format(&app, &query)?;
     let held = after(request.headers(), &query);
     let (id, replayed) = match held.as_deref().map(str::parse::<EventId>) {
         None => {

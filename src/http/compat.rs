@@ -5,13 +5,12 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{FromRequest, Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde_json::{Map, Value, json};
+use serde_json::Map;
 
 use super::counted::Counted;
 use super::error::ApiError;
@@ -27,7 +26,7 @@ use crate::event::{Kind, Status};
 use crate::log::transcript::Transcript;
 use crate::log::{Position, Record};
 use crate::relay::viewer::Viewer;
-use crate::surface::{Format, Surface, openai_chat};
+use crate::surface::{Ending, Format, Surface, openai_chat};
 
 /// Starts what was read from a dialect's request and answers in that dialect: a stream, or the whole.
 pub async fn answer(
@@ -39,17 +38,29 @@ pub async fn answer(
 ) -> Result<Response, ApiError> {
     let stream = wish.request.stream;
     let started = app.start(principal, wish).await?;
+    respond(app, principal, parts, &started, stream, format).await
+}
+
+/// The answer to what was started.
+pub async fn respond(
+    app: &Arc<App>,
+    principal: &Principal,
+    parts: &Parts,
+    started: &Started,
+    stream: bool,
+    format: Format,
+) -> Result<Response, ApiError> {
     let facts = app.relay.facts(started.id).await?;
     let held = view::permits(app, principal, started.id)?;
     let tail = app.relay.tail(started.id).await?;
     let mut viewer = app.relay.view(tail, format, Position::START);
     let answer = if stream {
         let counted = Counted::new(&app.metrics, "sse");
-        let spoken = hold_head(app, &mut viewer, &started).await;
+        let spoken = hold_head(app, &mut viewer, started).await;
         spoken.map(|()| Events::new(viewer, None, &parts.extensions, held, counted).into_response())
     } else {
         let _counted = Counted::new(&app.metrics, "json");
-        whole(&mut viewer, &started).await
+        whole(&mut viewer, started).await
     };
     let mut response = answer.unwrap_or_else(ApiError::into_response);
     response.headers_mut().extend(stream_headers(started.id, &facts));
@@ -82,7 +93,7 @@ pub async fn chat_completions(
     let usage =
         fields.get("stream_options").and_then(|options| options["include_usage"].as_bool()).unwrap_or(false);
     let wish = wish(openai_chat::read(fields)?, &parts.headers)?;
-    let format = Format { surface: Surface::OpenAiChat, usage, ids: ids(&parts) };
+    let format = Format { usage, ids: ids(&parts), ..Format::new(Surface::OpenAiChat) };
     answer(&app, &principal, &parts, wish, format).await
 }
 
@@ -92,12 +103,18 @@ async fn hold_head(app: &App, viewer: &mut Viewer, started: &Started) -> Result<
     let transcript =
         viewer.tail.with_records(|records| (!has_spoken(records)).then(|| Transcript::of(records)));
     match transcript {
+        // A dialect with a word for this ending says it in the stream.
+        Some(Transcript { done: Some(done), .. })
+            if viewer.format().surface.ending(done.status) == Ending::Clean =>
+        {
+            Ok(())
+        }
         Some(transcript) => failed(&transcript, started),
         None => Ok(()),
     }
 }
 
-fn has_spoken(records: &[Record]) -> bool {
+pub fn has_spoken(records: &[Record]) -> bool {
     let quiet = [Kind::Start as u8, Kind::Notice as u8, Kind::Done as u8];
     records.iter().any(|record| !quiet.contains(&record.draft.kind))
 }
@@ -130,17 +147,4 @@ fn failed(transcript: &Transcript, started: &Started) -> Result<(), ApiError> {
         error.retried = true;
     }
     Err(error)
-}
-
-/// `GET /v1/models`, in OpenAI's shape.
-pub async fn models(State(app): State<Arc<App>>, Caller(_): Caller) -> Json<Value> {
-    let settings = app.settings.load_full();
-    let list: Vec<Value> = app
-        .relay
-        .models(&settings.routes)
-        .await
-        .into_iter()
-        .map(|(id, owner)| json!({"id": id, "object": "model", "created": 0, "owned_by": owner}))
-        .collect();
-    Json(json!({"object": "list", "data": list}))
 }

@@ -4,26 +4,33 @@
 //! Each connection counts its flushes. A body that must break off after an error frame waits for one: hyper drops what
 //! is still queued when a body errs.
 
+use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
+use axum::response::Response;
+use axum::{BoxError, Router};
+use bytes::Bytes;
 use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
 use hyper::{Request, service};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
+use super::loan::{self, Lent, Loan, Terms};
 use crate::relay::watch::Watchers;
 
 /// The other end of the connection, in every request's extensions.
@@ -36,6 +43,8 @@ pub struct Flushes {
     count: AtomicU64,
     /// The socket took no more when it was last written to.
     blocked: AtomicBool,
+    /// Nothing is queued: what a body has given is written before it is asked for more.
+    direct: AtomicBool,
     pub watchers: Arc<Watchers>,
 }
 
@@ -47,6 +56,10 @@ impl Flushes {
     pub fn blocked(&self) -> bool {
         self.blocked.load(SeqCst)
     }
+
+    pub fn direct(&self) -> bool {
+        self.direct.load(SeqCst)
+    }
 }
 
 /// A client that has not sent its request's head by then is sent away.
@@ -54,16 +67,23 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// What one HTTP/2 stream may have queued, in bytes: a slow reader must not pin more.
 const H2_SEND_BUFFER: usize = 64 * 1024;
 
-/// Serves until `stop`, then lets every connection finish what it is doing.
-pub async fn serve(listener: TcpListener, router: Router, tracker: &TaskTracker, stop: CancellationToken) {
-    loop {
+/// Serves until `stop`, then lets every connection finish what it is doing. Connections are dealt out in turn to the
+/// runtimes in `cores`: whatever a connection starts stays on its own.
+pub async fn serve(
+    listener: TcpListener,
+    cores: Vec<Handle>,
+    router: Router,
+    tracker: TaskTracker,
+    stop: CancellationToken,
+) {
+    for core in cores.iter().cycle() {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = listener.accept() => accepted.and_then(|(socket, peer)| Ok((socket.into_std()?, peer))),
             () = stop.cancelled() => return,
         };
         match accepted {
             Ok((socket, peer)) => {
-                tracker.spawn(connection(socket, peer, router.clone(), stop.clone()));
+                tracker.spawn_on(connection(socket, peer, router.clone(), stop.clone()), core);
             }
             Err(error) => {
                 // Out of file descriptors, mostly: others will close theirs.
@@ -74,65 +94,176 @@ pub async fn serve(listener: TcpListener, router: Router, tracker: &TaskTracker,
     }
 }
 
-async fn connection(socket: TcpStream, peer: SocketAddr, router: Router, stop: CancellationToken) {
+/// Runs where the socket is to live: only now is it registered with a runtime.
+async fn connection(socket: std::net::TcpStream, peer: SocketAddr, router: Router, stop: CancellationToken) {
     // Without it the kernel holds small writes back for 40 ms.
-    if socket.set_nodelay(true).is_err() {
-        return;
-    }
+    let Ok(socket) = socket.set_nodelay(true).and_then(|()| TcpStream::from_std(socket)) else { return };
     let flushes = Arc::new(Flushes::default());
-    let io = TokioIo::new(Counted { socket, flushes: flushes.clone() });
-    let service = service::service_fn(move |request: Request<Incoming>| {
-        let (router, flushes) = (router.clone(), flushes.clone());
-        async move {
-            let mut request = request.map(Body::new);
-            request.extensions_mut().insert(Peer(peer));
-            request.extensions_mut().insert(flushes);
-            router.oneshot(request).await
-        }
-    });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(8 * 1024 + 8 * 1024);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_send_buf_size(H2_SEND_BUFFER)
-        .keep_alive_interval(Duration::from_secs(30))
-        .enable_connect_protocol();
-    let serving = builder.serve_connection_with_upgrades(io, service);
-    tokio::pin!(serving);
-    let result = tokio::select! {
-        result = serving.as_mut() => result,
-        () = stop.cancelled() => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
-        }
+    let edge = Edge { router, peer, flushes: flushes.clone() };
+    let mut socket = Socket { socket, flushes, ahead: Bytes::new() };
+    let preface = tokio::select! {
+        read = timeout(HEAD_TIMEOUT, socket.speaks_http2()) => read,
+        () = stop.cancelled() => return,
+    };
+    // What serves is boxed: while a viewer waits none of it is left.
+    let result = match preface {
+        Ok(Ok(true)) => Box::pin(http2(socket, edge, stop)).await,
+        Ok(Ok(false)) => http1(socket, edge, stop).await,
+        Ok(Err(error)) => Err(error.into()),
+        Err(late) => Err(late.into()),
     };
     if let Err(error) = result {
         tracing::debug!(%peer, %error, "connection ended");
     }
 }
 
-/// A socket that counts its flushes.
-struct Counted {
-    socket: TcpStream,
+/// What every request of a connection is answered with.
+#[derive(Clone)]
+struct Edge {
+    router: Router,
+    peer: SocketAddr,
     flushes: Arc<Flushes>,
 }
 
-impl AsyncRead for Counted {
+impl Edge {
+    async fn answer(self, mut request: Request<Body>) -> Result<Response, Infallible> {
+        request.extensions_mut().insert(Peer(self.peer));
+        request.extensions_mut().insert(self.flushes);
+        self.router.oneshot(request).await
+    }
+}
+
+async fn http2(socket: Socket, edge: Edge, stop: CancellationToken) -> Result<(), BoxError> {
+    let service =
+        service::service_fn(move |request: Request<Incoming>| edge.clone().answer(request.map(Body::new)));
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_send_buf_size(H2_SEND_BUFFER)
+        .keep_alive_interval(Duration::from_secs(30))
+        .enable_connect_protocol();
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(socket), service));
+    tokio::select! {
+        result = serving.as_mut() => return Ok(result?),
+        () = stop.cancelled() => serving.as_mut().graceful_shutdown(),
+    }
+    Ok(serving.await?)
+}
+
+async fn http1(mut socket: Socket, edge: Edge, stop: CancellationToken) -> Result<(), BoxError> {
+    loop {
+        let Some((taken, Lent { body, last })) = Box::pin(until_it_waits(socket, &edge, &stop)).await? else {
+            return Ok(());
+        };
+        socket = taken;
+        edge.flushes.direct.store(true, SeqCst);
+        loan::write(&mut socket, body).await?;
+        edge.flushes.direct.store(false, SeqCst);
+        if last || stop.is_cancelled() {
+            return Ok(socket.shutdown().await?);
+        }
+    }
+}
+
+/// Lets hyper serve requests, until an answer has to wait: what is left of it, and the socket to write it to.
+async fn until_it_waits(
+    socket: Socket,
+    edge: &Edge,
+    stop: &CancellationToken,
+) -> Result<Option<(Socket, Lent)>, BoxError> {
+    let loan = Loan::default();
+    let service = service::service_fn(|request: Request<Incoming>| {
+        let (terms, request) = Terms::of(request);
+        let (answer, loan) = (edge.clone().answer(request), loan.clone());
+        async move { answer.await.map(|response| loan.lend(&terms, response)) }
+    });
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(8 * 1024 + 8 * 1024);
+    let mut serving = builder.serve_connection(TokioIo::new(socket), service).with_upgrades();
+    let (mut stopped, mut stopping) = (pin!(stop.cancelled()), false);
+    let waits = poll_fn(|cx| {
+        if !stopping && stopped.as_mut().poll(cx).is_ready() {
+            stopping = true;
+            Pin::new(&mut serving).graceful_shutdown();
+        }
+        match Pin::new(&mut serving).poll(cx) {
+            Poll::Ready(result) => Poll::Ready(result.map(|()| None)),
+            // Something of hyper's is still on its way.
+            Poll::Pending if edge.flushes.blocked() => Poll::Pending,
+            Poll::Pending => loan.take_back().map_or(Poll::Pending, |lent| Poll::Ready(Ok(Some(lent)))),
+        }
+    });
+    let Some(lent) = waits.await? else { return Ok(None) };
+    let Some(parts) = serving.into_parts() else { return Ok(None) };
+    let mut socket = parts.io.into_inner();
+    socket.ahead = [parts.read_buf, socket.ahead].concat().into();
+    Ok(Some((socket, lent)))
+}
+
+/// A socket that counts its flushes, and may have been read further than was asked for.
+pub struct Socket {
+    socket: TcpStream,
+    flushes: Arc<Flushes>,
+    ahead: Bytes,
+}
+
+/// How an HTTP/2 client begins.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+impl Socket {
+    async fn speaks_http2(&mut self) -> io::Result<bool> {
+        let (mut begin, mut length) = ([0; PREFACE.len()], 0);
+        let same = loop {
+            let read = self.socket.read(&mut begin[length..]).await?;
+            length += read;
+            if begin == *PREFACE {
+                break true;
+            }
+            if read == 0 || !PREFACE.starts_with(&begin[..length]) {
+                break false;
+            }
+        };
+        self.ahead = Bytes::copy_from_slice(&begin[..length]);
+        Ok(same)
+    }
+
+    /// Ends when the client has left. What it sends before that is a request that has to wait.
+    pub async fn left(&mut self) -> io::Error {
+        poll_fn(|cx| {
+            if !self.ahead.is_empty() {
+                return Poll::Pending;
+            }
+            let mut bytes = [0; 64];
+            let mut read = ReadBuf::new(&mut bytes);
+            if let Err(error) = ready!(Pin::new(&mut self.socket).poll_read(cx, &mut read)) {
+                return Poll::Ready(error);
+            }
+            if read.filled().is_empty() {
+                return Poll::Ready(io::ErrorKind::UnexpectedEof.into());
+            }
+            self.ahead = Bytes::copy_from_slice(read.filled());
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+impl AsyncRead for Socket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_read(cx, buf)
+        if self.ahead.is_empty() {
+            return Pin::new(&mut self.socket).poll_read(cx, buf);
+        }
+        let length = self.ahead.len().min(buf.remaining());
+        buf.put_slice(&self.ahead.split_to(length));
+        Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Counted {
+impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.socket).poll_write(cx, buf);
         self.flushes.blocked.store(written.is_pending(), SeqCst);

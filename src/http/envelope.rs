@@ -23,6 +23,8 @@ use crate::app::App;
 use crate::surface::{Surface, native};
 
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The same, where Anthropic's SDKs look for it.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 pub async fn envelope(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
@@ -54,6 +56,9 @@ pub async fn envelope(State(app): State<Arc<App>>, mut request: Request, next: N
             None => print(&error, surface, &text),
         };
         response.headers_mut().extend(headers);
+    }
+    if surface == Surface::Anthropic {
+        response.headers_mut().insert(REQUEST_ID, id.clone());
     }
     response.headers_mut().insert(X_REQUEST_ID, id);
     response

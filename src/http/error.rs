@@ -13,6 +13,7 @@ use crate::app::start::StartError;
 use crate::chat::Invalid;
 use crate::prompts::RenderError;
 use crate::relay::running::Refusal;
+use crate::relay::upstream::Fault;
 use crate::store;
 use crate::surface::Complaint;
 
@@ -43,6 +44,13 @@ impl ApiError {
     /// 404: not there, or not yours.
     pub fn not_found(message: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::NOT_FOUND, "not_found", message)
+    }
+
+    /// 404: no provider is known for this name.
+    pub fn unknown_model(message: impl Into<String>) -> ApiError {
+        let mut error = ApiError::not_found(message);
+        error.param = Some("model".into());
+        error
     }
 
     /// 403: known, but not allowed to.
@@ -140,11 +148,7 @@ impl From<StartError> for ApiError {
     fn from(error: StartError) -> ApiError {
         let message = error.to_string();
         match error {
-            StartError::UnknownModel(_) => {
-                let mut error = ApiError::not_found(message);
-                error.param = Some("model".into());
-                error
-            }
+            StartError::UnknownModel(_) => ApiError::unknown_model(message),
             StartError::Invalid(invalid) => invalid.into(),
             StartError::Draining => ApiError::draining(),
             StartError::TooManyStreams { .. } => ApiError::limited("too_many_streams", message, 5),
@@ -156,6 +160,18 @@ impl From<StartError> for ApiError {
             StartError::KeyReused => ApiError::new(StatusCode::CONFLICT, "idempotency_key_reused", message),
             StartError::Store(error) => error.into(),
         }
+    }
+}
+
+/// A provider that was asked on behalf of a waiting client.
+impl From<Fault> for ApiError {
+    fn from(fault: Fault) -> ApiError {
+        let mut error = ApiError::of_stream(fault.code, fault.message);
+        if let Some(refusal) = fault.refusal {
+            error.status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_GATEWAY);
+            error.refusal = Some(refusal);
+        }
+        error
     }
 }
 

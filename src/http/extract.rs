@@ -36,7 +36,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 
 /// Admits the caller, or answers 401 before anything else is looked at.
 pub async fn authenticate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
-    let credential = credential(request.headers()).map(str::to_owned);
+    let credential = credential(request.headers()).map(str::to_owned).or_else(|| in_url(request.uri()));
     match app.settings.load().access.admit(credential.as_deref()) {
         Ok(mut principal) => {
             if principal.open {
@@ -63,6 +63,13 @@ fn credential(headers: &HeaderMap) -> Option<&str> {
         ["x-api-key", "x-goog-api-key", "api-key"].iter().find_map(|name| headers.get(*name)?.to_str().ok())
     };
     bearer.or_else(named)
+}
+
+/// Google's older clients put the key into the URL; nobody else may, since URLs are written down in many places.
+fn in_url(uri: &Uri) -> Option<String> {
+    let path = uri.path();
+    let google = path.starts_with("/v1beta/") || path == "/v1/models" || path.starts_with("/v1/models/");
+    google.then(|| parameter(uri.query()?, "key")).flatten()
 }
 
 /// The position that a request carries: the `Last-Event-ID` header, which wins, `?after=` or `?lastEventId=`, since a

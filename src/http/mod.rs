@@ -3,6 +3,8 @@
 //! A request passes, outermost first: panics caught, request id and span and errors in the route's dialect
 //! (`envelope`), CORS (`origin`), the caller (`extract`), its rate (`rate`), the handler.
 
+mod ai_sdk;
+mod anthropic;
 mod chat_stream;
 mod compat;
 pub mod connection;
@@ -10,11 +12,15 @@ mod counted;
 mod envelope;
 mod error;
 mod extract;
+mod gemini;
+mod loan;
+mod models;
 mod ops;
 mod origin;
 mod poll;
 mod prompts;
 pub mod rate;
+mod responses;
 mod router;
 mod sessions;
 mod socket;

@@ -13,7 +13,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
-use super::envelope::X_REQUEST_ID;
+use super::envelope::{REQUEST_ID, X_REQUEST_ID};
 use super::error::ApiError;
 use super::extract::host;
 use crate::app::App;
@@ -88,7 +88,11 @@ pub fn cors(app: Arc<App>) -> CorsLayer {
         // SDKs in browsers bring a dozen headers of their own; an allowed origin may send what it likes.
         .allow_headers(AllowHeaders::mirror_request())
         .expose_headers(
-            exposed.map(HeaderName::from_static).into_iter().chain([X_REQUEST_ID]).collect::<Vec<_>>(),
+            exposed
+                .map(HeaderName::from_static)
+                .into_iter()
+                .chain([X_REQUEST_ID, REQUEST_ID])
+                .collect::<Vec<_>>(),
         )
         .allow_credentials(true)
 }

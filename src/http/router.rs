@@ -11,7 +11,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 use super::error::ApiError;
 use super::rate::Rate;
 use super::{
-    chat_stream, compat, envelope, extract, ops, origin, poll, prompts, sessions, socket, streams, ui,
+    ai_sdk, anthropic, chat_stream, compat, envelope, extract, gemini, models, ops, origin, poll, prompts,
+    responses, sessions, socket, streams, ui,
 };
 use crate::app::App;
 
@@ -33,7 +34,22 @@ pub fn router(app: &Arc<App>, rate: Option<&Rate>) -> Router {
         .route("/v1/prompts/{name}", get(prompts::show))
         // OpenAI
         .route("/v1/chat/completions", post(compat::chat_completions))
-        .route("/v1/models", get(compat::models));
+        .route("/v1/responses", post(responses::create))
+        .route("/v1/responses/{id}", get(responses::retrieve).delete(responses::forget))
+        .route("/v1/responses/{id}/cancel", post(responses::cancel))
+        .route("/v1/responses/{id}/input_items", get(responses::input_items))
+        .route("/v1/models", get(models::models))
+        // Anthropic
+        .route("/v1/messages", post(anthropic::messages))
+        .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
+        // Gemini
+        .route("/v1/models/{*model}", get(gemini::model).post(gemini::call))
+        .route("/v1beta/models", get(gemini::models))
+        .route("/v1beta/models/{*model}", get(gemini::model).post(gemini::call))
+        // AI SDK
+        .route("/api/chat", post(ai_sdk::chat))
+        .route("/api/chat/{id}/stream", get(ai_sdk::resume))
+        .route("/api/chat/{id}/stop", post(ai_sdk::stop));
     let mut sockets = Router::new().route("/v1/sessions/{sid}/ws", get(socket::upgrade));
     // Outermost last: a request passes authentication, then its rate, then the handler.
     if let Some(rate) = rate {

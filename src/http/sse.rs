@@ -92,8 +92,14 @@ impl Events {
     }
 
     pub fn into_response(self) -> Response {
+        let surface = self.viewer.format().surface;
         let mut response = Response::new(Body::new(self));
         response.headers_mut().extend(headers());
+        if surface == Surface::AiSdk {
+            // `v1` in every version of the AI SDK; other clients of the protocol tell it by this.
+            let name = HeaderName::from_static("x-vercel-ai-ui-message-stream");
+            response.headers_mut().insert(name, HeaderValue::from_static("v1"));
+        }
         response
     }
 
@@ -112,7 +118,7 @@ impl Events {
     }
 
     fn poll_break(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let Some(flushes) = self.flushes.clone() else {
+        let Some(flushes) = self.flushes.clone().filter(|flushes| !flushes.direct()) else {
             self.over = true;
             return Poll::Ready(Some(Err(Broken)));
         };

@@ -20,6 +20,7 @@ use crate::log::transcript::Transcript;
 use crate::log::{EventId, LogId, Position, Record};
 use crate::relay::Facts;
 use crate::relay::running::Stop;
+use crate::relay::tail::Tail;
 use crate::surface::{Format, Surface};
 
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -72,7 +73,7 @@ pub async fn events(
     let id = stream_id(&id)?;
     let facts = app.readable(&principal, id).await?;
     let query = request.uri().query().unwrap_or_default();
-    let format = format(query)?;
+    let format = format(&app, query)?;
     let after = after(request.headers(), query);
     let ask =
         view::Ask { id, facts: &facts, format, after: after.as_deref(), extensions: request.extensions() };
@@ -80,7 +81,7 @@ pub async fn events(
 }
 
 /// `?format=` and `?ids=`.
-pub fn format(query: &str) -> Result<Format, ApiError> {
+pub fn format(app: &App, query: &str) -> Result<Format, ApiError> {
     let surface = match parameter(query, "format") {
         None => Surface::Native,
         Some(name) => Surface::parse(&name).ok_or_else(|| {
@@ -89,7 +90,7 @@ pub fn format(query: &str) -> Result<Format, ApiError> {
         })?,
     };
     let ids = !matches!(parameter(query, "ids").as_deref(), Some("0" | "false" | "off"));
-    Ok(Format { ids, ..Format::new(surface) })
+    Ok(Format { ids, parts: app.settings.load().ai_sdk.parts, ..Format::new(surface) })
 }
 
 /// `POST /v1/streams/{id}/cancel`: stops it; again and again is fine. Viewers are told by whom.
@@ -100,16 +101,22 @@ pub async fn cancel(
 ) -> Result<Response, ApiError> {
     let id = stream_id(&id)?;
     let facts = app.readable(&principal, id).await?;
-    allow(&app, &principal, &facts)?;
+    let tail = stop(&app, &principal, id, &facts).await?;
+    let viewers = app.relay.viewers(id);
+    let body = tail.with_records(|records| full(id, &facts, records, viewers));
+    Ok((stream_headers(id, &facts), Json(body)).into_response())
+}
+
+/// Stops a stream, if it runs and this principal may; its log is at its end then.
+pub async fn stop(app: &App, principal: &Principal, id: LogId, facts: &Facts) -> Result<Arc<Tail>, ApiError> {
+    allow(app, principal, facts)?;
     if let Some(running) = app.relay.running(id) {
         running.stop(Stop::Cancelled(principal.user.clone()));
         running.finished.cancelled().await;
     }
     let tail = app.relay.tail(id).await?;
     tail.ended().await;
-    let viewers = app.relay.viewers(id);
-    let body = tail.with_records(|records| full(id, &facts, records, viewers));
-    Ok((stream_headers(id, &facts), Json(body)).into_response())
+    Ok(tail)
 }
 
 /// `DELETE /v1/streams/{id}`: forgets it, stopping it first if it runs.
@@ -125,7 +132,7 @@ pub async fn forget(
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn allow(app: &App, principal: &Principal, facts: &Facts) -> Result<(), ApiError> {
+pub fn allow(app: &App, principal: &Principal, facts: &Facts) -> Result<(), ApiError> {
     let refused = || ApiError::not_allowed("your role in this session does not allow it to end this stream");
     if app.may_end(principal, facts) { Ok(()) } else { Err(refused()) }
 }

@@ -15,7 +15,7 @@ use crate::auth::Principal;
 use crate::log::{Bad, EventId, LogId, Position};
 use crate::relay::Facts;
 use crate::relay::tail::{End, Tail};
-use crate::surface::{Complaint, Format, Surface, native};
+use crate::surface::{Complaint, Format, Surface, ai_sdk, native};
 
 /// Where a viewer goes on, and why not where it wanted to.
 pub struct From {
@@ -72,7 +72,13 @@ pub async fn events(app: &Arc<App>, principal: &Principal, ask: Ask<'_>) -> Resu
         return Ok((StatusCode::NO_CONTENT, stream_headers(ask.id, ask.facts)).into_response());
     }
     let held = permits(app, principal, ask.id)?;
-    let preface = from.reset.and_then(|bad| preface(ask.format.surface, bad));
+    let preface = match (from.reset, &ask.facts.goes_on) {
+        // Its clients hold no positions; what they get is the replay that they always get, of the whole message.
+        (_, Some(message)) if ask.format.surface == Surface::AiSdk && from.position == Position::START => {
+            Some(ai_sdk::retold(message).into())
+        }
+        (reset, _) => reset.and_then(|bad| preface(ask.format.surface, bad)),
+    };
     let viewer = app.relay.view(tail, ask.format, from.position);
     let counted = Counted::new(&app.metrics, "sse");
     let mut response = Events::new(viewer, preface, ask.extensions, held, counted).into_response();
@@ -86,7 +92,7 @@ fn preface(surface: Surface, bad: Bad) -> Option<Bytes> {
         Surface::Native | Surface::Plain => {
             Some(native::aside("reset", None, &json!({"reason": bad.as_str()})).into())
         }
-        // Its clients hold no positions; what they get is the replay that they always get.
+        // A replay is what its clients always get.
         Surface::AiSdk => None,
         // An SDK would take a replay for more of the same: an error frame makes it raise instead.
         _ => {

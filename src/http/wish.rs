@@ -61,7 +61,18 @@ pub fn wish(
     };
     let key = headers.get("idempotency-key").map(|key| String::from_utf8_lossy(key.as_bytes()).into_owned());
     let idempotency_key = key.map(idempotency_key).transpose()?;
-    Ok(Wish { request, session, on_disconnect, metadata, idempotency_key, message: None })
+    Ok(Wish {
+        request,
+        session,
+        on_disconnect,
+        metadata,
+        idempotency_key,
+        message: None,
+        response: None,
+        conversation: None,
+        known_as: None,
+        goes_on: None,
+    })
 }
 
 pub fn idempotency_key(key: String) -> Result<String, ApiError> {

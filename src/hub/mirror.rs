@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Session;
@@ -195,7 +196,7 @@ impl Run {
                     continue;
                 }
             };
-            silence.heard();
+            silence.heard(Instant::now());
             let Some(mirror) = self.mirror.upgrade() else { return };
             let gone = match page {
                 Some(Ok(page)) => self.read_room(&mirror, &page.records).await.is_err(),

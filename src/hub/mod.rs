@@ -182,7 +182,7 @@ impl Hub {
                 Err(error) => return Err(error),
             }
         };
-        let record = Record { position: head, draft };
+        let record = Record { position: head, draft: draft.into() };
         session.room().apply(&record);
         Ok(())
     }

@@ -7,6 +7,7 @@ pub mod position;
 pub mod transcript;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -29,8 +30,8 @@ pub struct Raw {
 pub enum Framing {
     /// Not from a frame of any dialect: each surface encodes it.
     Own,
-    /// An earlier event of a frame whose bytes ride on a later record of the same append.
-    Part,
+    /// An earlier event of a frame, of this dialect, whose bytes ride on a later record of the same append.
+    Part(u8),
     /// The last event of its frame, and the frame.
     Raw(Raw),
 }
@@ -50,15 +51,15 @@ impl Draft {
     /// What it costs to keep, in bytes: its content and the bookkeeping beside it.
     pub fn weight(&self) -> usize {
         let raw = if let Framing::Raw(raw) = &self.framing { raw.bytes.len() } else { 0 };
-        self.payload.len() + raw + size_of::<Record>()
+        self.payload.len() + raw + size_of::<Draft>() + size_of::<Record>()
     }
 }
 
-/// An event and its position.
+/// An event and its position. Cheap to clone: the store and whoever reads share the rest.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {
     pub position: Position,
-    pub draft: Draft,
+    pub draft: Arc<Draft>,
 }
 
 /// One atomic append.
@@ -162,7 +163,7 @@ impl Log {
         for draft in batch.drafts {
             self.head = Position::new(batch.epoch, self.head.seq + 1);
             self.weight += draft.weight();
-            self.records.push_back(Record { position: self.head, draft });
+            self.records.push_back(Record { position: self.head, draft: draft.into() });
         }
         self.closed = batch.seal;
         Ok(self.head)

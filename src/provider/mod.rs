@@ -79,6 +79,9 @@ impl Provider {
 
     /// The request in this dialect; `model` is the provider's own name for it. What it cannot say is refused by field.
     pub fn ask(self, request: &Request, model: &str) -> Result<Ask, Invalid> {
+        if let (Some(invalid), None) = (&request.untranslatable, request.verbatim(self as u8)) {
+            return Err(invalid.clone());
+        }
         match self {
             Provider::OpenAiChat | Provider::Demo => openai_chat::ask(request, model),
             Provider::OpenAiResponses => openai_responses::ask(request, model),
@@ -159,7 +162,7 @@ impl Frame {
         for (at, event) in self.events.iter().enumerate() {
             let framing = match (&raw, at == last) {
                 (None, _) => Framing::Own,
-                (Some(_), false) => Framing::Part,
+                (Some(raw), false) => Framing::Part(raw.dialect),
                 (Some(_), true) => raw.take().map_or(Framing::Own, Framing::Raw),
             };
             drafts.push(Draft { kind: event.kind() as u8, at_ms, payload: event.data().into(), framing });
@@ -276,7 +279,7 @@ fn whole_characters(text: &str) -> Option<String> {
 
 /// The message of a provider's error body, whatever its shape.
 pub fn error_message(body: &[u8]) -> Option<String> {
-    let value: serde_json::Value = serde_json::from_slice(body).ok()?;
+    let value: Value = serde_json::from_slice(body).ok()?;
     let error = value.get("error").unwrap_or(&value);
     let text = error.as_str().or_else(|| error.get("message")?.as_str())?;
     Some(text.to_owned())

@@ -12,12 +12,14 @@ use serde_json::{Map, Value, json};
 
 use super::framer::{Framer, Told};
 use super::{Ask, DecodeError, Frame, Provider};
+use crate::chat::asked::Params;
 use crate::chat::{Invalid, Message, Request};
 use crate::event::{Done, Event, Status, Tool, Usage};
 use crate::sse;
 
 /// Usage is always asked for; a client that did not ask does not get to see it.
 pub fn ask(request: &Request, model: &str) -> Result<Ask, Invalid> {
+    translated(request)?;
     let mut body = request.params.clone();
     body.insert("model".into(), model.into());
     body.insert("messages".into(), request.messages.iter().map(message).collect());
@@ -36,6 +38,62 @@ pub fn ask(request: &Request, model: &str) -> Result<Ask, Invalid> {
         body.shift_remove("stream_options");
     }
     Ok(Ask::new("/chat/completions", body))
+}
+
+/// What Chat Completions has, and what compatible servers add that other dialects have too.
+const KNOWN: [&str; 37] = [
+    "audio",
+    "frequency_penalty",
+    "function_call",
+    "functions",
+    "logit_bias",
+    "logprobs",
+    "max_completion_tokens",
+    "max_tokens",
+    "metadata",
+    "modalities",
+    "n",
+    "parallel_tool_calls",
+    "prediction",
+    "presence_penalty",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "reasoning_effort",
+    "response_format",
+    "safety_identifier",
+    "seed",
+    "service_tier",
+    "stop",
+    "store",
+    "stream_options",
+    "temperature",
+    "thinking_budget",
+    "tool_choice",
+    "tools",
+    "top_k",
+    "top_logprobs",
+    "top_p",
+    "user",
+    "verbosity",
+    "web_search_options",
+    "min_p",
+    "repetition_penalty",
+    "chat_template_kwargs",
+];
+
+/// This dialect's own clients may send what they like, and the provider refuses it; a client of another one is told here
+/// what cannot be said.
+fn translated(request: &Request) -> Result<(), Invalid> {
+    if request.original.is_none() {
+        return Ok(());
+    }
+    for (at, message) in request.messages.iter().enumerate() {
+        message.parts(at)?;
+    }
+    let mut params = Params::of(request);
+    params.functions()?;
+    params.ignore(&KNOWN);
+    params.finish("openai-chat")
 }
 
 /// A message without what only other dialects know: their proofs of reasoning, which nobody else can check.

@@ -4,6 +4,7 @@
 //! then on it belongs to nobody's connection: it ends by its provider, by cancel, by failure or by policy.
 
 mod attempts;
+mod bell;
 pub mod follow;
 mod guard;
 mod halt;
@@ -34,12 +35,13 @@ use crate::event::{Event, Start};
 use crate::limits::ledger::Account;
 use crate::log::{Batch, Draft, Framing, LogId, Position};
 use crate::metrics::{Metrics, Sampler};
-use crate::provider::Provider;
+use crate::provider::{Ask, Provider};
 use crate::store::{self, Meta, Store};
 use crate::surface::Format;
-use route::{Route, Routes};
+use route::{Route, Routes, Target, Timeouts};
 use running::{OnDisconnect, Running, Stop};
 use tail::Tail;
+use upstream::Fault;
 use viewer::Viewer;
 
 #[derive(Debug, Clone)]
@@ -60,6 +62,12 @@ pub struct Facts {
     pub model: String,
     #[serde(default)]
     pub metadata: Map<String, Value>,
+    /// The messages that it answers, as JSON, where its client's dialect lets a later request go on from here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conversation: Option<String>,
+    /// A client's message that this answer goes on with, in the client's own form: who has lost it needs all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goes_on: Option<Value>,
 }
 
 /// A stream to be.
@@ -72,6 +80,10 @@ pub struct Spec {
     pub message: Option<String>,
     /// Who pays.
     pub account: Account,
+    /// What the answer repeats of its request, see `event::Start`.
+    pub response: Option<Map<String, Value>>,
+    /// The beginning of the key under which the provider's own id of a response is noted.
+    pub known_as: Option<String>,
 }
 
 /// A stream that exists and can be read, and whose provider has not been called yet.
@@ -132,6 +144,7 @@ impl Relay {
                 .unwrap_or_default(),
             created_at: at_ms / 1000,
             message: spec.message,
+            response: spec.response,
         });
         let draft =
             Draft { kind: start.kind() as u8, at_ms, payload: start.data().into(), framing: Framing::Own };
@@ -146,7 +159,7 @@ impl Relay {
         let running = Running::new(id, spec.on_disconnect);
         lock(&self.running).insert(id, running.clone());
         self.metrics.streams_running.inc();
-        let job = pump::Job::new(running.clone(), spec.request, spec.route, spec.account, head);
+        let job = pump::Job::new(running.clone(), spec.request, spec.route, spec.account, spec.known_as, head);
         Ok(Created { id, running, job })
     }
 
@@ -220,15 +233,31 @@ impl Relay {
         models
     }
 
-    /// Prepares for asking these providers. Blocks for some milliseconds.
-    pub fn warm(&self, routes: &Routes) {
-        self.upstreams.warm(routes);
+    /// One question to a provider that is answered by one JSON body, beside any stream. Not retried.
+    pub async fn call(&self, target: &Target, ask: Ask, timeouts: &Timeouts) -> Result<Bytes, Fault> {
+        let answer = self.upstreams.call(target, ask, timeouts).await;
+        answer.inspect_err(|fault| self.metrics.upstream_error(fault.code))
+    }
+
+    /// Prepares for asking providers. Blocks for some milliseconds.
+    pub fn warm(&self) {
+        self.upstreams.warm();
     }
 
     /// A viewer right after `position`, which must have been checked.
     pub fn view(&self, tail: Arc<Tail>, format: Format, position: Position) -> Viewer {
+        let place = tail.place(format, position);
+        self.viewer(tail, format, place)
+    }
+
+    /// A viewer that reads on from an offset into the rendition, which [`Tail::seek`] found there.
+    pub fn view_at(&self, tail: Arc<Tail>, format: Format, offset: u64) -> Viewer {
+        self.viewer(tail, format, (offset, None))
+    }
+
+    fn viewer(&self, tail: Arc<Tail>, format: Format, place: (u64, Option<Bytes>)) -> Viewer {
         let attendance = self.running(tail.log).map(|running| running.attend());
-        Viewer::new(tail, format, position, attendance, self.metrics.clone(), self.sampler.clone())
+        Viewer::new(tail, format, place, attendance, self.metrics.clone(), self.sampler.clone())
     }
 
     /// How many look at the log on this node.

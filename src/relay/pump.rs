@@ -24,6 +24,7 @@ use crate::log::{Batch, Draft, Framing, Position};
 use crate::metrics::{Ended, TokenType};
 use crate::provider::{Decoder, Frame};
 use crate::store;
+use crate::surface::openai_responses;
 
 /// Frames that say something to the reader, as opposed to counts and notices.
 const SPOKEN: [u8; 4] = [Kind::Token as u8, Kind::Refusal as u8, Kind::Reasoning as u8, Kind::Tool as u8];
@@ -35,6 +36,8 @@ pub struct Job {
     account: Account,
     /// Tokens that the account was charged with so far.
     charged: u64,
+    /// See `Spec`; none once the id is noted.
+    known_as: Option<String>,
     head: Position,
     weight: u64,
     pub(super) began: Instant,
@@ -63,12 +66,16 @@ const EARLY_BYTES: usize = 64 * 1024;
 /// How long an answer in one piece may take at least, however short the patience with streams is.
 const WHOLE_PATIENCE: Duration = Duration::from_secs(600);
 
+/// A provider's id of a running response is kept this long.
+const ID_TTL: Duration = Duration::from_secs(24 * 3600);
+
 impl Job {
     pub fn new(
         running: Arc<Running>,
         request: Request,
         route: Route,
         account: Account,
+        known_as: Option<String>,
         head: Position,
     ) -> Job {
         let guard = Guard::new(&running);
@@ -80,6 +87,7 @@ impl Job {
             route,
             account,
             charged: 0,
+            known_as,
             head,
             weight: 0,
             began: Instant::now(),
@@ -232,6 +240,7 @@ impl Job {
             relay.metrics.first_frame_held.observe(since.elapsed().as_secs_f64());
         }
         self.committed = true;
+        self.note_id(relay, &drafts).await?;
         self.append(relay, drafts, done.is_some()).await?;
         self.running.spoke();
         if let Some(error) = done.as_ref().and_then(|done| done.error.as_ref()) {
@@ -269,6 +278,17 @@ impl Job {
         {
             let message = format!("the provider says {pace:.1} tokens a second, at least {floor} are wanted");
             return Err(Fault::new("too_slow", message, true).into());
+        }
+        Ok(())
+    }
+
+    /// Notes under which id the provider told of its response, before anybody can see and use that.
+    async fn note_id(&mut self, relay: &Relay, drafts: &[Draft]) -> Result<(), Halt> {
+        let Some(known_as) = &self.known_as else { return Ok(()) };
+        if let Some(name) = openai_responses::provider_id(drafts) {
+            let (key, id) = (format!("{known_as}{name}"), self.running.id.to_string());
+            relay.store.claim(&key, &id, ID_TTL).await?;
+            self.known_as = None;
         }
         Ok(())
     }

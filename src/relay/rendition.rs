@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 
-use crate::log::{Framing, LogId, Position, Record};
+use crate::log::{Draft, Framing, LogId, Position, Record};
 use crate::surface::{Encoder, Format};
 
 /// So many chunks of one age become one.
@@ -34,18 +34,18 @@ struct Chunk {
 
 impl Chunk {
     /// Neighbours as one.
-    fn of(family: impl IntoIterator<Item = Chunk>, age: u32) -> Chunk {
-        let mut family = family.into_iter();
-        let first = family.next().expect("a family has a first member");
-        let Some(second) = family.next() else { return Chunk { age, ..first } };
-        let (mut bytes, mut marks) = (first.bytes.to_vec(), first.marks);
-        for chunk in std::iter::once(second).chain(family) {
+    fn of(family: &[Chunk], age: u32) -> Chunk {
+        if let [only] = family {
+            return Chunk { bytes: only.bytes.clone(), marks: only.marks.clone(), start: only.start, age };
+        }
+        let mut bytes = Vec::with_capacity(family.iter().map(|chunk| chunk.bytes.len()).sum());
+        let mut marks = Vec::with_capacity(family.iter().map(|chunk| chunk.marks.len()).sum());
+        for chunk in family {
             let shift = bytes.len();
             bytes.extend_from_slice(&chunk.bytes);
-            marks.extend(chunk.marks.into_iter().map(|mark| Mark { end: mark.end + shift, ..mark }));
+            marks.extend(chunk.marks.iter().map(|mark| Mark { end: mark.end + shift, ..*mark }));
         }
-        marks.shrink_to_fit();
-        Chunk { start: first.start, age, bytes: bytes.into_boxed_slice().into(), marks }
+        Chunk { start: family[0].start, age, bytes: bytes.into(), marks }
     }
 }
 
@@ -80,7 +80,7 @@ impl Rendition {
         for record in records {
             self.encoder.encode(record, &mut out);
             // A part of a frame has no place of its own: its bytes come with the frame's last event.
-            if record.draft.framing != Framing::Part {
+            if !matches!(record.draft.framing, Framing::Part(_)) {
                 marks.push(Mark { seq: record.position.seq, end: out.len() });
             }
         }
@@ -97,11 +97,14 @@ impl Rendition {
         loop {
             let Some(young) = self.chunks.len().checked_sub(FAN_IN) else { return };
             let (family, age) = (&self.chunks[young..], self.chunks[young].age);
-            let size: usize = family.iter().map(|chunk| chunk.bytes.len()).sum();
-            if size > SLICE || family.iter().any(|chunk| chunk.age != age) {
+            // The youngest first: mostly it tells already, and the others are not touched for each token.
+            if family.iter().rev().any(|chunk| chunk.age != age)
+                || family.iter().map(|chunk| chunk.bytes.len()).sum::<usize>() > SLICE
+            {
                 return;
             }
-            let merged = Chunk::of(self.chunks.drain(young..), age + 1);
+            let merged = Chunk::of(family, age + 1);
+            self.chunks.truncate(young);
             self.chunks.push(merged);
         }
     }
@@ -115,7 +118,7 @@ impl Rendition {
                 size += next.bytes.len();
                 family.push(next);
             }
-            self.chunks.push(Chunk::of(family, 0));
+            self.chunks.push(Chunk::of(&family, 0));
         }
     }
 
@@ -132,6 +135,23 @@ impl Rendition {
         let at = self.chunks.partition_point(|chunk| chunk.start + chunk.bytes.len() as u64 <= offset);
         let chunk = self.chunks.get(at)?;
         Some(chunk.bytes.slice((offset - chunk.start) as usize..))
+    }
+
+    /// The offset of the first frame for which `past` holds; the end so far if there is none.
+    pub fn seek(&self, past: impl Fn(&[u8]) -> bool) -> u64 {
+        for chunk in &self.chunks {
+            let mut from = 0;
+            for at in memchr::memchr_iter(b'\n', &chunk.bytes) {
+                let rest = &chunk.bytes[at + 1..];
+                let blank = [&b"\n"[..], b"\r\n"].into_iter().find(|blank| rest.starts_with(blank));
+                let Some(blank) = blank.filter(|_| at >= from) else { continue };
+                if past(&chunk.bytes[from..at]) {
+                    return chunk.start + from as u64;
+                }
+                from = at + 1 + blank.len();
+            }
+        }
+        self.len
     }
 
     /// Where to read on after `position`, which must be one of this log's, not beyond what was pushed.
@@ -163,9 +183,8 @@ impl Rendition {
                 encoder.encode(record, &mut seen);
                 seen.clear();
             } else {
-                let mut apart = record.clone();
-                apart.draft.framing = Framing::Own;
-                encoder.encode(&apart, &mut out);
+                let apart = Draft { framing: Framing::Own, ..Draft::clone(&record.draft) };
+                encoder.encode(&Record { draft: apart.into(), ..*record }, &mut out);
             }
         }
         out.into()
@@ -174,7 +193,8 @@ impl Rendition {
 
 /// Cuts encoded bytes into chunks of at most `SLICE`, at event borders.
 fn pieces(out: Vec<u8>, marks: Vec<Mark>) -> Vec<(Bytes, Vec<Mark>)> {
-    let bytes = Bytes::from(out.into_boxed_slice());
+    // Not fitted to its content: that would cost each token a reallocation, and merging does it for many at once.
+    let bytes = Bytes::from(out);
     if bytes.len() <= SLICE {
         return vec![(bytes, marks)];
     }

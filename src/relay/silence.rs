@@ -2,7 +2,9 @@
 //!
 //! The timer is left alone while there is noise; when it fires it looks back, and goes on sleeping if it must.
 
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep};
@@ -19,24 +21,29 @@ impl Silence {
         Silence { span, heard: Instant::now(), alarm: Box::pin(sleep(span)) }
     }
 
-    pub fn heard(&mut self) {
-        self.heard = Instant::now();
+    pub fn heard(&mut self, at: Instant) {
+        self.heard = at;
     }
 
-    /// Resolves when nothing was heard for the span, and again after each further one. Safe to drop and call again.
-    pub async fn passed(&mut self) {
+    /// Resolves when nothing was heard for the span, and again after each further one.
+    pub fn poll_passed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.span.is_zero() {
-            return std::future::pending().await;
+            return Poll::Pending;
         }
         loop {
-            self.alarm.as_mut().await;
+            ready!(self.alarm.as_mut().poll(cx));
             let (now, due) = (Instant::now(), self.heard + self.span);
             if due <= now {
                 self.heard = now;
                 self.alarm.as_mut().reset(now + self.span);
-                return;
+                return Poll::Ready(());
             }
             self.alarm.as_mut().reset(due);
         }
+    }
+
+    /// The same as a future. Safe to drop and call again.
+    pub async fn passed(&mut self) {
+        poll_fn(|cx| self.poll_passed(cx)).await;
     }
 }

@@ -1,26 +1,27 @@
 //! One log as this node's viewers see it: its records, its renditions, and who waits.
 //!
-//! A tail exists while somebody looks at the log. One task follows the store, encodes each batch once for every
-//! format in use and wakes the viewers; with many of them it waits a tick between batches, so that a write
-//! carries more than one token. A viewer is an offset into a rendition; it pulls.
+//! A tail exists while somebody looks at the log. It has no task: the store wakes the viewers, and the first to look
+//! takes what is new, encoding it once for every format in use. With many viewers the tail rests for a tick between
+//! batches, so that a write carries more than one token. A viewer is an offset into a rendition; it pulls.
 
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::Poll;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::Stream;
 use tokio::time::Instant;
-use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use super::bell::Bell;
 use super::follow::{PAGE_BYTES, follow};
 use super::rendition::{Place, Rendition};
 use super::silence::Silence;
 use super::watch::Watchers;
 use crate::event::{Event, Kind, Status};
-use crate::log::{Bad, EventId, LogId, Position, Record};
+use crate::log::{Bad, EventId, LogId, Page, Position, Record};
 use crate::store::{Error, Store};
 use crate::surface::Format;
 
@@ -56,11 +57,12 @@ pub enum End {
 pub struct Tail {
     pub log: LogId,
     pub watchers: Arc<Watchers>,
+    bell: Arc<Bell>,
     shared: Mutex<Shared>,
     /// Counts keep-alives due.
     beats: AtomicU64,
-    /// Ends the following task when the last viewer has left.
-    _stop: DropGuard,
+    options: Options,
+    tracker: TaskTracker,
 }
 
 struct Shared {
@@ -68,6 +70,9 @@ struct Shared {
     renditions: Vec<Rendition>,
     end: Option<End>,
     grown_at: Instant,
+    /// What the store has after `records`.
+    pages: Pin<Box<dyn Stream<Item = Result<Page, Error>> + Send>>,
+    silence: Silence,
 }
 
 /// What a viewer finds at its offset.
@@ -96,29 +101,64 @@ impl Tail {
                 break page.closed;
             }
         };
-        let stop = CancellationToken::new();
-        let end = closed.then(|| ended(&records));
-        let tail = Arc::new(Tail {
+        let watchers: Arc<Watchers> = Arc::default();
+        let shared = Shared {
+            end: closed.then(|| ended(&records)),
+            records,
+            renditions: Vec::new(),
+            grown_at: Instant::now(),
+            pages: Box::pin(follow(store.clone(), log, at)),
+            silence: Silence::new(options.keep_alive),
+        };
+        Ok(Arc::new(Tail {
             log,
-            watchers: Arc::default(),
-            shared: Mutex::new(Shared { records, renditions: Vec::new(), end, grown_at: Instant::now() }),
+            bell: Bell::new(watchers.clone()),
+            watchers,
+            shared: Mutex::new(shared),
             beats: AtomicU64::new(0),
-            _stop: stop.clone().drop_guard(),
-        });
-        if !closed {
-            let task = run(Arc::downgrade(&tail), store.clone(), log, at, options.clone());
-            tracker.spawn(async move {
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = task => {}
-                }
-            });
-        }
-        Ok(tail)
+            options: options.clone(),
+            tracker: tracker.clone(),
+        }))
     }
 
+    /// What there is to see now.
     fn shared(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if shared.end.is_none() && self.bell.answer() {
+            self.advance(&mut shared);
+        }
+        shared
+    }
+
+    /// Takes what the store has accepted since, and has it ring for more.
+    fn advance(&self, shared: &mut Shared) {
+        let waker = Waker::from(self.bell.clone());
+        let cx = &mut Context::from_waker(&waker);
+        while let Poll::Ready(page) = shared.pages.as_mut().poll_next(cx) {
+            match page {
+                Some(Ok(page)) => shared.grow(page),
+                Some(Err(_)) | None => shared.end = Some(End::Gone),
+            }
+            if shared.end.is_some() {
+                return;
+            }
+            self.rest();
+        }
+        while shared.silence.poll_passed(cx).is_ready() {
+            self.beats.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Lets the next batch gather for a tick, if there are many to write it to.
+    fn rest(&self) {
+        let pause = self.options.pause(self.watchers.count());
+        if !pause.is_zero() && self.bell.rest() {
+            let bell = self.bell.clone();
+            self.tracker.spawn(async move {
+                tokio::time::sleep(pause).await;
+                bell.rested();
+            });
+        }
     }
 
     pub fn head(&self) -> Position {
@@ -178,6 +218,15 @@ impl Tail {
         placed
     }
 
+    /// The offset of a format's first frame for which `past` holds, or of what comes next if there is none.
+    pub fn seek(&self, format: Format, past: impl Fn(&[u8]) -> bool) -> u64 {
+        let mut shared = self.shared();
+        let records = std::mem::take(&mut shared.records);
+        let offset = shared.rendition(format, self.log, &records).seek(past);
+        shared.records = records;
+        offset
+    }
+
     /// The next shared bytes of a format from `offset`.
     pub fn find(&self, format: Format, offset: u64) -> Find {
         let shared = self.shared();
@@ -192,22 +241,23 @@ impl Tail {
             (None, None) => Find::Nothing,
         }
     }
-
-    fn grow(&self, records: Vec<Record>, closed: bool) {
-        let mut shared = self.shared();
-        for rendition in &mut shared.renditions {
-            rendition.push(&records);
-        }
-        shared.records.extend(records);
-        shared.grown_at = Instant::now();
-        if closed {
-            shared.end = Some(ended(&shared.records));
-            shared.renditions.iter_mut().for_each(Rendition::compact);
-        }
-    }
 }
 
 impl Shared {
+    fn grow(&mut self, page: Page) {
+        for rendition in &mut self.renditions {
+            rendition.push(&page.records);
+        }
+        self.records.extend(page.records);
+        self.grown_at = Instant::now();
+        self.silence.heard(self.grown_at);
+        let at = self.records.last().map_or(page.head, |record| record.position);
+        if page.closed && at == page.head {
+            self.end = Some(ended(&self.records));
+            self.renditions.iter_mut().for_each(Rendition::compact);
+        }
+    }
+
     fn rendition(&mut self, format: Format, log: LogId, records: &[Record]) -> &mut Rendition {
         let at = self.renditions.iter().position(|known| known.format == format).unwrap_or_else(|| {
             let mut rendition = Rendition::new(format, log);
@@ -225,46 +275,5 @@ fn ended(records: &[Record]) -> End {
     match last.map(|record| Event::parse(Kind::Done, &record.draft.payload)) {
         Some(Ok(Event::Done(done))) => End::Ended(done.status),
         _ => End::Gone,
-    }
-}
-
-async fn run(tail: Weak<Tail>, store: Arc<dyn Store>, log: LogId, after: Position, options: Options) {
-    let pages = follow(store, log, after);
-    tokio::pin!(pages);
-    let mut silence = Silence::new(options.keep_alive);
-    loop {
-        let page = tokio::select! {
-            biased;
-            page = pages.next() => page,
-            () = silence.passed() => {
-                let Some(tail) = tail.upgrade() else { return };
-                tail.beats.fetch_add(1, Relaxed);
-                tail.watchers.wake_all();
-                continue;
-            }
-        };
-        silence.heard();
-        let Some(tail) = tail.upgrade() else { return };
-        let ended = match page {
-            Some(Ok(page)) => {
-                let at = page.records.last().map_or(page.head, |record| record.position);
-                let ended = page.closed && at == page.head;
-                tail.grow(page.records, ended);
-                ended
-            }
-            Some(Err(_)) | None => {
-                tail.shared().end = Some(End::Gone);
-                true
-            }
-        };
-        tail.watchers.wake_all();
-        if ended {
-            return;
-        }
-        let pause = options.pause(tail.watchers.count());
-        drop(tail);
-        if !pause.is_zero() {
-            tokio::time::sleep(pause).await;
-        }
     }
 }

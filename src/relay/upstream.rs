@@ -9,11 +9,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use rustls::ClientConfig;
+use tokio::runtime;
 
-use super::route::{Endpoint, Routes, Target};
+use super::route::{Endpoint, Target, Timeouts};
 use super::running::Refusal;
 use crate::provider::demo::{self, Script};
 use crate::provider::{Ask, Provider, error_message};
+use crate::tls;
 
 /// Something that went wrong with a provider.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -58,12 +61,17 @@ pub enum Body {
 const ERROR_BYTES: usize = 64 * 1024;
 
 const MODELS_PATIENCE: Duration = Duration::from_secs(2);
+/// Answers to single questions are small.
+const CALL_BYTES: usize = 1024 * 1024;
 const MODELS_BYTES: usize = 4 * 1024 * 1024;
 
-/// The HTTP clients, one for each provider and patience.
+/// The HTTP clients, one for each provider and patience, and for each runtime: a connection lives on the runtime that
+/// opened it, and reading it from another would hand every token from thread to thread.
 #[derive(Default)]
 pub struct Upstreams {
-    clients: Mutex<HashMap<(String, Duration), reqwest::Client>>,
+    clients: Mutex<HashMap<(runtime::Id, String, Duration), reqwest::Client>>,
+    /// Shared by all clients: each on its own would keep a megabyte of certificates.
+    tls: Mutex<Option<ClientConfig>>,
 }
 
 impl Upstreams {
@@ -95,6 +103,24 @@ impl Upstreams {
         Ok(if json { Answer::Whole(body) } else { Answer::Stream(body) })
     }
 
+    /// Sends the request and reads the answer, which must be one JSON body, within the patience for a first token.
+    pub async fn call(&self, target: &Target, ask: Ask, timeouts: &Timeouts) -> Result<Bytes, Fault> {
+        let answer = async {
+            match self.ask(target, ask, timeouts.connect, 0).await? {
+                Answer::Whole(mut body) => body.whole(CALL_BYTES).await.map(Bytes::from),
+                Answer::Stream(_) => {
+                    let message = format!("provider {} did not answer with JSON", target.endpoint.name);
+                    Err(Fault::new("upstream_malformed", message, false))
+                }
+            }
+        };
+        if timeouts.first_token.is_zero() {
+            return answer.await;
+        }
+        let late = |_| Fault::new("first_token_timeout", "the provider did not answer in time", true);
+        tokio::time::timeout(timeouts.first_token, answer).await.map_err(late)?
+    }
+
     /// The models that a provider lists; none if it does not answer soon.
     pub async fn models(&self, endpoint: &Endpoint) -> Vec<String> {
         if endpoint.dialect == Provider::Demo {
@@ -119,34 +145,36 @@ impl Upstreams {
         endpoint.dialect.models(&body)
     }
 
-    /// Builds the clients that routes will need: that reads certificates, which a first request should not wait for.
-    pub fn warm(&self, routes: &Routes) {
-        let patience = routes
-            .aliases
-            .values()
-            .map(|alias| alias.policy)
-            .chain([routes.policy])
-            .map(|policy| policy.timeouts.connect);
-        let patience: Vec<_> = patience.collect();
-        for endpoint in routes.endpoints.values().filter(|endpoint| endpoint.dialect != Provider::Demo) {
-            for connect in &patience {
-                if let Err(fault) = self.client(&endpoint.name, *connect) {
-                    tracing::warn!(provider = endpoint.name, error = %fault, "no client for this provider");
-                }
-            }
+    /// Reads the certificates that this machine trusts, which a first request should not wait for.
+    pub fn warm(&self) {
+        if let Err(fault) = self.tls() {
+            tracing::warn!(error = %fault, "providers cannot be asked");
         }
+    }
+
+    fn tls(&self) -> Result<ClientConfig, Fault> {
+        let mut tls = self.tls.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tls) = tls.as_ref() {
+            return Ok(tls.clone());
+        }
+        let mut config = tls::config().map_err(|error| {
+            Fault::new("connect_failed", format!("no trusted certificates: {error}"), false)
+        })?;
+        config.alpn_protocols = vec!["http/1.1".into()];
+        Ok(tls.insert(config).clone())
     }
 
     fn client(&self, name: &str, connect: Duration) -> Result<reqwest::Client, Fault> {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (name.to_owned(), connect);
+        let key = (runtime::Handle::current().id(), name.to_owned(), connect);
         if let Some(client) = clients.get(&key) {
             return Ok(client.clone());
         }
         // HTTP/1.1: one HTTP/2 connection would cap us at the provider's stream limit. No redirects: keys must not
         // follow. No total timeout: it would cut long answers, the pump has deadlines of its own.
-        let mut builder = reqwest::Client::builder()
+        let mut builder = tls::client()
             .http1_only()
+            .tls_backend_preconfigured(self.tls()?)
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .user_agent(concat!("relaystream/", env!("CARGO_PKG_VERSION")));

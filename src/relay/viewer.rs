@@ -8,7 +8,6 @@ use bytes::Bytes;
 use super::running::Attendance;
 use super::tail::{End, Find, Tail};
 use super::watch::Watch;
-use crate::log::Position;
 use crate::metrics::{Metrics, Sampler};
 use crate::surface::Format;
 
@@ -35,22 +34,27 @@ pub struct Viewer {
 }
 
 impl Viewer {
-    /// A viewer that stands right after `position`, which must have been checked.
+    /// `place`: an offset into the rendition, which must be there, and bytes to be read before it.
     pub fn new(
         tail: Arc<Tail>,
         format: Format,
-        position: Position,
+        place: (u64, Option<Bytes>),
         attendance: Option<Attendance>,
         metrics: Arc<Metrics>,
         sampler: Arc<Sampler>,
     ) -> Viewer {
-        let (offset, first) = tail.place(format, position);
+        let (offset, first) = place;
         let (watch, beats) = (tail.watchers.join(), tail.beats());
         Viewer { tail, format, watch, offset, first, beats, metrics, sampler, _attendance: attendance }
     }
 
     pub fn format(&self) -> Format {
         self.format
+    }
+
+    /// Whether there is nothing left to read, now or later.
+    pub fn at_end(&self) -> bool {
+        self.first.is_none() && matches!(self.tail.find(self.format, self.offset), Find::End(End::Ended(_)))
     }
 
     pub fn poll(&mut self, cx: &Context<'_>) -> Poll<Step> {

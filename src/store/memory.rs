@@ -30,6 +30,7 @@ pub struct Options {
 
 struct Entry {
     meta: Meta,
+    account: Account,
     kept: Mutex<Kept>,
     changed: Notify,
     /// When it was last read, or sealed, by the store's own count.
@@ -47,8 +48,11 @@ struct Kept {
 #[derive(Default)]
 struct Ledger {
     total: AtomicU64,
-    owners: Mutex<HashMap<String, u64>>,
+    owners: Mutex<HashMap<String, Account>>,
 }
+
+/// The bytes of one owner, shared by its logs: an append looks nothing up.
+type Account = Arc<AtomicU64>;
 
 pub struct Memory {
     options: Options,
@@ -91,19 +95,25 @@ impl Memory {
 
     fn entry(&self, log: LogId) -> Result<Arc<Entry>, Error> {
         let running = lock(&self.running).get(&log).cloned();
-        let entry = running.or_else(|| self.sealed.get(&log)).ok_or(Error::NotFound)?;
-        if lock(&entry.kept).gone { Err(Error::NotFound) } else { Ok(entry) }
+        running.or_else(|| self.sealed.get(&log)).ok_or(Error::NotFound)
     }
 
-    /// Makes room for `bytes` of this owner by dropping finished logs, the owner's own or anyone's.
-    fn make_room(&self, owner: &str, bytes: u64) -> Result<(), Error> {
-        let over = |limit: u64, held: u64| limit > 0 && held + bytes > limit;
-        if over(self.options.total_bytes, self.ledger.total.load(Relaxed)) {
-            self.drop_sealed(|_| true, |ledger| over(self.options.total_bytes, ledger.total.load(Relaxed)))?;
+    /// An entry that is not gone, and what it keeps.
+    fn with<T>(&self, log: LogId, read: impl FnOnce(&Entry, &Log) -> T) -> Result<T, Error> {
+        let entry = self.entry(log)?;
+        let kept = lock(&entry.kept);
+        if kept.gone { Err(Error::NotFound) } else { Ok(read(&entry, &kept.log)) }
+    }
+
+    /// Makes room for `bytes` of this entry's owner by dropping finished logs, the owner's own or anyone's.
+    fn make_room(&self, entry: &Entry, bytes: u64) -> Result<(), Error> {
+        let over = |limit: u64, held: &AtomicU64| limit > 0 && held.load(Relaxed) + bytes > limit;
+        if over(self.options.total_bytes, &self.ledger.total) {
+            self.drop_sealed(|_| true, || over(self.options.total_bytes, &self.ledger.total))?;
         }
-        if over(self.options.user_bytes, self.ledger.of(owner)) {
-            let own = |entry: &Entry| entry.meta.owner == owner;
-            self.drop_sealed(own, |ledger| over(self.options.user_bytes, ledger.of(owner)))?;
+        if over(self.options.user_bytes, &entry.account) {
+            let own = |other: &Entry| Arc::ptr_eq(&other.account, &entry.account);
+            self.drop_sealed(own, || over(self.options.user_bytes, &entry.account))?;
         }
         Ok(())
     }
@@ -113,11 +123,7 @@ impl Memory {
     }
 
     /// Drops finished logs that `whose` names, the least recently read first, until `over` is content.
-    fn drop_sealed(
-        &self,
-        whose: impl Fn(&Entry) -> bool,
-        over: impl Fn(&Ledger) -> bool,
-    ) -> Result<(), Error> {
+    fn drop_sealed(&self, whose: impl Fn(&Entry) -> bool, over: impl Fn() -> bool) -> Result<(), Error> {
         let whose = self.sealed.iter().filter(|(_, entry)| whose(entry));
         let mut found: Vec<(u64, LogId)> =
             whose.map(|(log, entry)| (entry.read_at.load(Relaxed), *log)).collect();
@@ -125,11 +131,11 @@ impl Memory {
         for (_, log) in found {
             self.sealed.invalidate(&log);
             self.sealed.run_pending_tasks();
-            if !over(&self.ledger) {
+            if !over() {
                 return Ok(());
             }
         }
-        if over(&self.ledger) { Err(Error::Full) } else { Ok(()) }
+        if over() { Err(Error::Full) } else { Ok(()) }
     }
 
     fn append_now(&self, id: LogId, batch: Batch) -> Result<Position, Error> {
@@ -138,7 +144,7 @@ impl Memory {
         let seal = batch.seal;
         // A room's log is trimmed, it never asks for more; and an ending is always taken.
         if !seal && entry.meta.trim_bytes.is_none() {
-            self.make_room(&entry.meta.owner, bytes)?;
+            self.make_room(&entry, bytes)?;
         }
         let head = {
             let mut kept = lock(&entry.kept);
@@ -151,7 +157,7 @@ impl Memory {
             if let Some(limit) = entry.meta.trim_bytes {
                 log.trim(limit);
             }
-            self.ledger.replace(&entry.meta.owner, before, log.weight() as u64);
+            self.ledger.replace(&entry.account, before, log.weight() as u64);
             head
         };
         if seal {
@@ -172,15 +178,16 @@ impl Memory {
 impl Store for Memory {
     fn create(&self, log: LogId, meta: Meta) -> Answer<'_, ()> {
         ready((|| {
+            let account = self.ledger.account(&meta.owner);
             let (kept, changed, read_at) = (Mutex::default(), Notify::new(), AtomicU64::new(0));
-            let entry = Entry { meta, kept, changed, read_at };
+            let entry = Entry { meta, account, kept, changed, read_at };
             let weight = entry.weight(&Log::default());
-            self.make_room(&entry.meta.owner, weight)?;
+            self.make_room(&entry, weight)?;
             let mut running = lock(&self.running);
             if running.contains_key(&log) || self.sealed.contains_key(&log) {
                 return Err(Error::Exists);
             }
-            self.ledger.replace(&entry.meta.owner, 0, weight);
+            self.ledger.replace(&entry.account, 0, weight);
             running.insert(log, Arc::new(entry));
             Ok(())
         })())
@@ -191,14 +198,14 @@ impl Store for Memory {
     }
 
     fn read(&self, log: LogId, after: Position, limit: usize) -> Answer<'_, Page> {
-        ready(self.entry(log).map(|entry| {
-            self.touch(&entry);
-            lock(&entry.kept).log.read(after, limit)
+        ready(self.with(log, |entry, kept| {
+            self.touch(entry);
+            kept.read(after, limit)
         }))
     }
 
     fn check(&self, log: LogId, position: Position) -> Answer<'_, Result<(), Bad>> {
-        ready(self.entry(log).map(|entry| lock(&entry.kept).log.check(position)))
+        ready(self.with(log, |_, kept| kept.check(position)))
     }
 
     fn changed(&self, log: LogId, after: Position) -> Answer<'_, ()> {
@@ -226,7 +233,7 @@ impl Store for Memory {
     }
 
     fn meta(&self, log: LogId) -> Answer<'_, Meta> {
-        ready(self.entry(log).map(|entry| entry.meta.clone()))
+        ready(self.with(log, |entry, _| entry.meta.clone()))
     }
 
     fn remove(&self, log: LogId) -> Answer<'_, ()> {
@@ -276,6 +283,7 @@ impl Store for Memory {
         self.sealed.run_pending_tasks();
         let now = Instant::now();
         lock(&self.claims).retain(|_, (_, until)| *until > now);
+        self.ledger.sweep();
     }
 }
 
@@ -289,7 +297,7 @@ impl Entry {
     fn forget(&self, ledger: &Ledger) {
         let mut kept = lock(&self.kept);
         if !std::mem::replace(&mut kept.gone, true) {
-            ledger.sub(&self.meta.owner, self.weight(&kept.log));
+            ledger.replace(&self.account, self.weight(&kept.log), 0);
         }
         drop(kept);
         self.changed.notify_waiters();
@@ -297,28 +305,23 @@ impl Entry {
 }
 
 impl Ledger {
-    fn of(&self, owner: &str) -> u64 {
-        lock(&self.owners).get(owner).copied().unwrap_or_default()
-    }
-
-    fn replace(&self, owner: &str, before: u64, after: u64) {
-        self.total.fetch_add(after.wrapping_sub(before), Relaxed);
+    fn account(&self, owner: &str) -> Account {
         let mut owners = lock(&self.owners);
-        match owners.get_mut(owner) {
-            Some(held) => *held = (*held + after).saturating_sub(before),
-            None => drop(owners.insert(owner.to_owned(), after.saturating_sub(before))),
+        match owners.get(owner) {
+            Some(account) => account.clone(),
+            None => owners.entry(owner.to_owned()).or_default().clone(),
         }
     }
 
-    fn sub(&self, owner: &str, bytes: u64) {
-        self.total.fetch_sub(bytes, Relaxed);
-        let mut owners = lock(&self.owners);
-        if let Some(held) = owners.get_mut(owner) {
-            *held = held.saturating_sub(bytes);
-            if *held == 0 {
-                owners.remove(owner);
-            }
-        }
+    fn replace(&self, account: &AtomicU64, before: u64, after: u64) {
+        let change = after.wrapping_sub(before);
+        self.total.fetch_add(change, Relaxed);
+        account.fetch_add(change, Relaxed);
+    }
+
+    /// Forgets owners of whom nothing is kept.
+    fn sweep(&self) {
+        lock(&self.owners).retain(|_, account| Arc::strong_count(account) > 1);
     }
 }
 

@@ -68,8 +68,10 @@ impl Complaint {
             529 => "overloaded_error",
             _ => self.class("api_error"),
         };
-        json!({"type": "error", "error": {"type": class, "message": self.message, "code": self.code},
-               "request_id": self.request_id})
+        // Where their SDKs look for a code.
+        let details = json!({"error_code": self.code});
+        let error = json!({"type": class, "message": self.message, "code": self.code, "details": details});
+        json!({"type": "error", "error": error, "request_id": self.request_id})
     }
 
     /// Source: google.rpc.Status and google.rpc.Code.

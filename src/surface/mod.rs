@@ -42,11 +42,13 @@ pub struct Format {
     pub usage: bool,
     /// Frames carry `id:` lines.
     pub ids: bool,
+    /// Which parts an AI SDK client knows.
+    pub parts: ai_sdk::Parts,
 }
 
 impl Format {
     pub fn new(surface: Surface) -> Format {
-        Format { surface, usage: true, ids: true }
+        Format { surface, usage: true, ids: true, parts: ai_sdk::Parts::default() }
     }
 }
 
@@ -121,7 +123,9 @@ impl Surface {
             Surface::Native => Encoder::Native(native::Encoder::new(log)),
             Surface::Plain => Encoder::Plain(plain::Encoder::new(log)),
             Surface::OpenAiChat => Encoder::OpenAiChat(openai_chat::Encoder::new(format, log)),
-            Surface::OpenAiResponses => Encoder::OpenAiResponses(openai_responses::Encoder::new(format, log)),
+            Surface::OpenAiResponses => {
+                Encoder::OpenAiResponses(Box::new(openai_responses::Encoder::new(format, log)))
+            }
             Surface::Anthropic => Encoder::Anthropic(anthropic::Encoder::new(format, log)),
             Surface::Gemini => Encoder::Gemini(gemini::Encoder::new(log)),
             Surface::AiSdk => Encoder::AiSdk(ai_sdk::Encoder::new(format, log)),
@@ -168,7 +172,7 @@ pub enum Encoder {
     Native(native::Encoder),
     Plain(plain::Encoder),
     OpenAiChat(openai_chat::Encoder),
-    OpenAiResponses(openai_responses::Encoder),
+    OpenAiResponses(Box<openai_responses::Encoder>),
     Anthropic(anthropic::Encoder),
     Gemini(gemini::Encoder),
     AiSdk(ai_sdk::Encoder),

@@ -53,7 +53,8 @@ impl Encoder {
                 self.said_role = true;
                 super::forward(out, raw, self.id(record), self.format.usage);
             }
-            Framing::Part => {}
+            // Its frame follows.
+            Framing::Part(DIALECT) => {}
             _ => {
                 let event =
                     Kind::from_u8(record.draft.kind).map(|kind| Event::parse(kind, &record.draft.payload));

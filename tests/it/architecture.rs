@@ -17,7 +17,7 @@ struct Rule {
 }
 
 /// `core` stands for all of [`CORE`]. The environment is `config`'s alone.
-const RULES: [Rule; 21] = [
+const RULES: [Rule; 22] = [
     Rule { module: "event", may: &[], must_not: &IMPURE },
     Rule { module: "sse", may: &[], must_not: &IMPURE },
     Rule { module: "chat", may: &["event"], must_not: &IMPURE },
@@ -32,9 +32,10 @@ const RULES: [Rule; 21] = [
     Rule { module: "store", may: &["event", "log"], must_not: &["axum", "reqwest"] },
     Rule { module: "metrics", may: &[], must_not: &["axum", "reqwest", "moka", "redis"] },
     Rule { module: "telemetry", may: &[], must_not: &["axum", "reqwest", "moka", "redis"] },
+    Rule { module: "tls", may: &[], must_not: &["tokio", "axum", "hyper", "moka", "redis"] },
     Rule {
         module: "relay",
-        may: &["chat", "event", "limits", "log", "provider", "surface", "sse", "store", "metrics"],
+        may: &["chat", "event", "limits", "log", "provider", "surface", "sse", "store", "metrics", "tls"],
         must_not: &["axum", "hyper", "moka", "redis"],
     },
     Rule {
@@ -61,7 +62,7 @@ const RULES: [Rule; 21] = [
     },
     Rule {
         module: "cli",
-        may: &["core", "app", "config", "http", "metrics", "reload", "telemetry", "relay"],
+        may: &["core", "app", "config", "http", "metrics", "reload", "telemetry", "relay", "tls"],
         must_not: &["moka", "redis"],
     },
     Rule { module: "main", may: &["cli"], must_not: &IMPURE },

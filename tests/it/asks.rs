@@ -48,7 +48,7 @@ fn tools() -> Value {
 fn a_conversation_is_said_in_every_dialect() {
     let params = json!({"temperature": 0.5, "max_tokens": 200, "tools": tools(), "tool_choice": "auto"});
     let request = request(conversation(), params);
-    for dialect in [Provider::OpenAiChat, Provider::Ollama] {
+    for dialect in Provider::ALL {
         let said = serde_json::to_string_pretty(&asked(dialect, &request)).expect("JSON");
         insta::assert_snapshot!(format!("ask__{}", dialect.name()), said);
     }
@@ -86,7 +86,7 @@ fn every_option_is_said_or_refused_by_name() {
         json!({"metadata": {"a": "b"}}),
         json!({"no_such_option": 1}),
     ];
-    for dialect in [Provider::OpenAiChat, Provider::Ollama] {
+    for dialect in Provider::ALL {
         let plain = asked(dialect, &request(json!([{"role": "user", "content": "hi"}]), json!({})));
         let mut lines = String::new();
         for option in &options {
@@ -122,7 +122,7 @@ fn media_that_a_dialect_cannot_carry_is_refused_by_place() {
         json!({"type": "file", "file": {"file_id": "file-1"}}),
         json!({"type": "video_url", "video_url": {"url": "https://example.com/a.mp4"}}),
     ];
-    for dialect in [Provider::OpenAiChat, Provider::Ollama] {
+    for dialect in Provider::ALL {
         let mut lines = String::new();
         for part in &parts {
             let content = json!([{"type": "text", "text": "see"}, part]);

@@ -207,7 +207,7 @@ async fn a_break_on_http2_ends_that_stream_alone() {
     let whole = Script::answer(&["Hello"]);
     let provider = FakeProvider::new([broken, whole]).await;
     let mut server = Server::before(&provider, "").await;
-    server.client = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
+    server.client = relaystream::tls::client().http2_prior_knowledge().build().unwrap();
     let mut first = server.sse_of(server.post("/v1/chat/completions", &chat())).await;
     let events = first.rest().await;
     assert_eq!(events.last().unwrap().json()["error"]["code"], "upstream_truncated");

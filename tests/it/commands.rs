@@ -5,12 +5,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::binary::{Binary, command};
-use crate::harness::soon;
+use crate::harness::{client, soon};
 
 const PROMPT: &str = "---\ndescription: first\ninput:\n  schema:\n    a: string\n---\nSay {{a}}.\n";
 
 async fn get(binary: &Binary, path: &str) -> Value {
-    let answer = reqwest::get(format!("http://{}{path}", binary.address)).await.unwrap();
+    let answer = client().get(format!("http://{}{path}", binary.address)).send().await.unwrap();
     serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap()
 }
 
@@ -83,8 +83,7 @@ async fn tail_prints_a_stream_to_its_end() {
     let binary = Binary::serving(&directory, &[], &[]).await;
     let server = format!("http://{}", binary.address);
     let body = json!({"model": "demo", "input": "Hi"}).to_string();
-    let started =
-        reqwest::Client::new().post(format!("{server}/v1/streams")).body(body).send().await.unwrap();
+    let started = client().post(format!("{server}/v1/streams")).body(body).send().await.unwrap();
     let id = started.headers()["x-stream-id"].to_str().unwrap().to_owned();
     let mut tail = command(&directory);
     tail.args(["tail", &id, "--server", &server]);

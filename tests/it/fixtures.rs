@@ -1,6 +1,7 @@
 //! Recorded provider bytes (`tests/fixtures/<provider>/<case>.{sse,json}`) and the logs they become.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use relaystream::event::{Done, Event, Start};
 use relaystream::log::{Draft, Framing, LogId, Position, Record};
@@ -30,7 +31,7 @@ pub(crate) fn all() -> Vec<Fixture> {
     let mut fixtures = Vec::new();
     for dialect in Provider::ALL.into_iter().filter(|dialect| *dialect != Provider::Demo) {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(dialect.name());
-        let Ok(files) = std::fs::read_dir(&folder) else { continue };
+        let files = std::fs::read_dir(&folder).expect("every dialect has fixtures");
         let mut files: Vec<PathBuf> = files.map(|file| file.expect("readable").path()).collect();
         files.sort();
         assert!(files.len() >= 10, "only {} fixtures in {}", files.len(), folder.display());
@@ -67,6 +68,7 @@ pub(crate) fn start() -> Event {
         provider: "test".into(),
         created_at: 1_761_500_000,
         message: None,
+        response: None,
     })
 }
 
@@ -101,7 +103,7 @@ pub(crate) fn draft(event: &Event) -> Draft {
 
 /// Records of one epoch, from 1.
 pub(crate) fn number(drafts: Vec<Draft>) -> Vec<Record> {
-    let place = |(at, draft)| Record { position: Position::new(0, at as u64 + 1), draft };
+    let place = |(at, draft)| Record { position: Position::new(0, at as u64 + 1), draft: Arc::new(draft) };
     drafts.into_iter().enumerate().map(place).collect()
 }
 
@@ -117,7 +119,7 @@ pub(crate) fn encode(format: Format, records: &[Record]) -> Vec<u8> {
 
 /// Every surface with every option that changes its bytes.
 pub(crate) fn formats() -> Vec<(&'static str, Format)> {
-    use relaystream::surface::Surface;
+    use relaystream::surface::{Surface, ai_sdk::Parts};
     let openai = Format::new(Surface::OpenAiChat);
     vec![
         ("native", Format::new(Surface::Native)),
@@ -126,5 +128,12 @@ pub(crate) fn formats() -> Vec<(&'static str, Format)> {
         ("openai-chat without usage", Format { usage: false, ..openai }),
         ("openai-chat without ids", Format { ids: false, ..openai }),
         ("openai-chat without either", Format { ids: false, usage: false, ..openai }),
+        ("openai-responses", Format::new(Surface::OpenAiResponses)),
+        ("openai-responses without ids", Format { ids: false, ..Format::new(Surface::OpenAiResponses) }),
+        ("anthropic", Format::new(Surface::Anthropic)),
+        // Its clients take no ids.
+        ("gemini", Format { ids: false, ..Format::new(Surface::Gemini) }),
+        ("ai-sdk", Format::new(Surface::AiSdk)),
+        ("ai-sdk of v6 without ids", Format { parts: Parts::V6, ids: false, ..Format::new(Surface::AiSdk) }),
     ]
 }

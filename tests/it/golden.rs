@@ -23,7 +23,7 @@ fn record_line(record: &Record) -> String {
     let kind = Kind::from_u8(record.draft.kind).expect("known");
     let framing = match &record.draft.framing {
         Framing::Own => "own",
-        Framing::Part => "part",
+        Framing::Part(_) => "part",
         Framing::Raw(raw) if raw.usage_only => "frame, usage only",
         Framing::Raw(_) => "frame",
     };
@@ -128,6 +128,67 @@ fn openai_chat_is_verbatim() {
 }
 
 #[test]
+fn gemini_is_verbatim() {
+    let all = fixtures::all();
+    for fixture in all.iter().filter(|f| !f.whole() && f.dialect == Provider::Gemini) {
+        let records = log_of(fixture);
+        let bytes = encode(Format { ids: false, ..Format::new(Surface::Gemini) }, &records);
+        let sent = std::str::from_utf8(&bytes).expect("UTF-8");
+        // A last frame that says the ending counts without its blank line, which we add.
+        let added = if fixture.name.contains("without_blank_line") { b"\n\n".as_slice() } else { b"" };
+        let expected = expected_verbatim(&[&fixture.bytes, added].concat());
+        let last = records.last().expect("an ending");
+        let Ok(Event::Done(done)) = Event::parse(Kind::Done, &last.draft.payload) else {
+            panic!("{}: no ending", fixture.name)
+        };
+        // Nothing marks the end, so a proper one adds nothing; what is not one is told in our words.
+        if done.error.is_none() || matches!(last.draft.framing, Framing::Raw(_)) {
+            assert_eq!(sent, expected, "{}", fixture.name);
+            continue;
+        }
+        let (forwarded, error) = sent.split_at(sent.rfind("data: {\"error\"").expect("our own error frame"));
+        assert!(expected.starts_with(forwarded), "{}: {forwarded}", fixture.name);
+        assert!(error.contains("upstream_"), "{}: {error}", fixture.name);
+    }
+}
+
+#[test]
+fn openai_responses_is_verbatim() {
+    let all = fixtures::all();
+    for fixture in all.iter().filter(|f| !f.whole() && f.dialect == Provider::OpenAiResponses) {
+        let records = log_of(fixture);
+        let bytes = encode(Format::new(Surface::OpenAiResponses), &records);
+        let sent = without_id_lines(std::str::from_utf8(&bytes).expect("UTF-8"));
+        let mut expected = expected_verbatim(&fixture.bytes);
+        if fixture.name.ends_with("completed_without_blank_line.sse") {
+            expected = format!("{}\n\n", std::str::from_utf8(&fixture.bytes).expect("UTF-8"));
+        }
+        // The terminator of another dialect, behind the end.
+        let expected = expected.replace("data: [DONE]\n\n", "");
+        if !matches!(records.last().map(|record| &record.draft.framing), Some(Framing::Own)) {
+            assert_eq!(sent, expected, "{}", fixture.name);
+            continue;
+        }
+        // The provider did not end it, so we do: with its id, and the next of its numbers.
+        let at = sent.rfind("event: response.failed").expect("our own ending is last");
+        let forwarded = &sent[..at];
+        let frames: Vec<serde_json::Value> = heard::blocks(sent.as_bytes())
+            .iter()
+            .map(|block| serde_json::from_str(&block.data).expect("JSON"))
+            .collect();
+        let ours = frames.last().expect("an ending");
+        if expected.contains("delta") {
+            assert!(expected.starts_with(forwarded), "{}: {forwarded}", fixture.name);
+            assert_eq!(ours["response"]["id"], frames[0]["response"]["id"], "{}", fixture.name);
+        }
+        for (at, frame) in frames.iter().enumerate() {
+            assert_eq!(frame["sequence_number"], at, "{}", fixture.name);
+        }
+        assert!(ours["response"]["error"]["code"].as_str().expect("a code").starts_with("upstream_"));
+    }
+}
+
+#[test]
 fn every_surface_says_the_same_and_nothing_that_breaks_clients() {
     for fixture in fixtures::all() {
         let records = log_of(&fixture);
@@ -204,5 +265,45 @@ proptest! {
             let pieces = at.windows(2).map(|pair| &fixture.bytes[pair[0]..pair[1]]);
             assert_cut_invariant(fixture, pieces, &format!("at {at:?}"));
         }
+    }
+}
+
+/// Blocks as they came, but for pings, up to the ending.
+fn expected_anthropic(bytes: &[u8]) -> String {
+    let text = std::str::from_utf8(bytes).expect("fixtures are UTF-8");
+    let end = if text.contains("\r\n") { "\r\n\r\n" } else { "\n\n" };
+    let mut out = String::new();
+    for block in text.split_inclusive(end).filter(|block| !block.starts_with("event: ping")) {
+        let last = block.starts_with("event: message_stop");
+        if block.ends_with(end) || last {
+            out.push_str(block.trim_end());
+            out.push_str(if block.ends_with(end) { end } else { "\n\n" });
+        }
+        if last || block.starts_with("event: error") {
+            break;
+        }
+    }
+    out
+}
+
+#[test]
+fn anthropic_is_verbatim() {
+    let all = fixtures::all();
+    for fixture in all.iter().filter(|f| !f.whole() && f.dialect == Provider::Anthropic) {
+        let records = log_of(fixture);
+        let bytes = encode(Format::new(Surface::Anthropic), &records);
+        let sent = without_id_lines(std::str::from_utf8(&bytes).expect("UTF-8"));
+        let expected = expected_anthropic(&fixture.bytes);
+        if matches!(records.last().map(|record| &record.draft.framing), Some(Framing::Raw(_))) {
+            assert_eq!(sent, expected, "{}", fixture.name);
+        } else {
+            // The provider did not end it, so we say that, after what came through.
+            let at = sent.rfind("event: error").expect("our own error is last");
+            let (forwarded, error) = sent.split_at(at);
+            assert!(expected.starts_with(forwarded), "{}: {forwarded}", fixture.name);
+            assert!(error.contains("upstream_"), "{}: {error}", fixture.name);
+        }
+        let bare = encode(Format { ids: false, ..Format::new(Surface::Anthropic) }, &records);
+        assert_eq!(sent.as_bytes(), bare, "{}", fixture.name);
     }
 }

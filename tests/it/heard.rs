@@ -138,20 +138,73 @@ impl Heard {
         self.reasoning.push_str(said("reasoning_content").or(said("reasoning")).unwrap_or_default());
     }
 
-    fn openai_responses(&mut self, _block: &Block) {
-        todo!()
+    fn openai_responses(&mut self, block: &Block) {
+        let frame: serde_json::Value = serde_json::from_str(&block.data).expect("frames are JSON");
+        let kind = frame["type"].as_str().unwrap_or_default();
+        assert_eq!(block.event, kind, "the event's name is its type");
+        let delta = frame["delta"].as_str().unwrap_or_default();
+        match kind {
+            "response.output_text.delta" | "response.refusal.delta" => self.text.push_str(delta),
+            "response.reasoning_text.delta" | "response.reasoning_summary_text.delta" => {
+                self.reasoning.push_str(delta);
+            }
+            "response.reasoning_summary_part.added" if frame["summary_index"] != 0 => {
+                self.reasoning.push_str("\n\n");
+            }
+            "response.completed" | "response.incomplete" | "response.failed" | "error" => self.ended = true,
+            _ => {}
+        }
     }
 
-    fn anthropic(&mut self, _block: &Block) {
-        todo!()
+    fn anthropic(&mut self, block: &Block) {
+        let data: serde_json::Value = serde_json::from_str(&block.data).expect("events are JSON");
+        // The SDKs go by the event's name, and drop what has none.
+        assert_eq!(data["type"], block.event.as_str());
+        let said = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        match block.event.as_str() {
+            "content_block_start" => {
+                self.text.push_str(&said(&data["content_block"]["text"]));
+                self.reasoning.push_str(&said(&data["content_block"]["thinking"]));
+            }
+            "content_block_delta" => {
+                self.text.push_str(&said(&data["delta"]["text"]));
+                self.reasoning.push_str(&said(&data["delta"]["thinking"]));
+            }
+            "message_delta" => self.text.push_str(&said(&data["delta"]["stop_details"]["explanation"])),
+            "message_stop" | "error" => self.ended = true,
+            _ => {}
+        }
     }
 
-    fn gemini(&mut self, _block: &Block) {
-        todo!()
+    fn gemini(&mut self, block: &Block) {
+        assert_eq!(block.event, "", "no named events");
+        let answer: serde_json::Value = serde_json::from_str(&block.data).expect("answers are JSON");
+        let candidates = answer["candidates"].as_array().map_or(&[][..], Vec::as_slice);
+        let first = candidates.iter().find(|candidate| candidate["index"].as_u64().unwrap_or(0) == 0);
+        let blocked = !answer["promptFeedback"]["blockReason"].is_null();
+        let finished = first.is_some_and(|candidate| !candidate["finishReason"].is_null());
+        self.ended |= !answer["error"].is_null() || blocked || finished;
+        let parts = first.and_then(|candidate| candidate["content"]["parts"].as_array());
+        for part in parts.into_iter().flatten() {
+            let text = part["text"].as_str().unwrap_or_default();
+            if part["thought"] == true { self.reasoning.push_str(text) } else { self.text.push_str(text) }
+        }
     }
 
-    fn ai_sdk(&mut self, _block: &Block) {
-        todo!()
+    /// By the grammar that clients hold us to: a delta needs its start, an ending ends what is open.
+    fn ai_sdk(&mut self, block: &Block) {
+        if block.data == "[DONE]" {
+            self.ended = true;
+            return;
+        }
+        let part: serde_json::Value = serde_json::from_str(&block.data).expect("parts are JSON");
+        let delta = part["delta"].as_str().unwrap_or_default();
+        match part["type"].as_str().expect("a part has a type") {
+            "text-delta" => self.text.push_str(delta),
+            "reasoning-delta" => self.reasoning.push_str(delta),
+            "error" => self.ended = true,
+            _ => {}
+        }
     }
 }
 

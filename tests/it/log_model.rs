@@ -31,7 +31,7 @@ impl Model {
         }
         for draft in &batch.drafts {
             self.head = Position::new(batch.epoch, self.all.len() as u64 + 1);
-            self.all.push(Record { position: self.head, draft: draft.clone() });
+            self.all.push(Record { position: self.head, draft: Arc::new(draft.clone()) });
         }
         self.closed = batch.seal;
         Ok(self.head)
@@ -168,7 +168,7 @@ fn made_up(random: &mut Random, events: usize, longest: usize) -> Vec<Record> {
         let delta =
             serde_json::json!({"choices": [{"index": 0, "delta": {"reasoning": thought, "content": word}}]});
         let bytes = Bytes::from(format!("data: {delta}\n\n"));
-        let part = Draft { framing: Framing::Part, ..draft(&Event::Reasoning(thought)) };
+        let part = Draft { framing: Framing::Part(1), ..draft(&Event::Reasoning(thought)) };
         let raw = Raw { dialect: 1, own_at: 0, usage_only: false, bytes };
         drafts.extend([part, Draft { framing: Framing::Raw(raw), ..draft(&Event::Token(word)) }]);
     }
@@ -287,8 +287,10 @@ fn large_renditions_lose_nothing() {
         let expected = encode(format, &records);
         assert!(expected.len() > 600 * 1024, "{name}: {} bytes are not large", expected.len());
         // Also cut right inside a frame: the store's pages end where their bytes do.
-        let inside =
-            records.iter().rposition(|record| record.draft.framing == Framing::Part).expect("frames");
+        let inside = records
+            .iter()
+            .rposition(|record| matches!(record.draft.framing, Framing::Part(_)))
+            .expect("frames");
         let mut rendition = Rendition::new(format, LOG);
         rendition.push(&records[..=inside]);
         rendition.push(&records[inside + 1..]);

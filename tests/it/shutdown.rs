@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 use crate::binary::{Binary, command};
 use crate::harness::socket::{Received, Socket};
 use crate::harness::sse::{BodyEnd, text_of};
-use crate::harness::{Answer, FakeProvider, Gate, PATIENCE, Script, Server, chat, eventually, hi, soon};
+use crate::harness::{
+    Answer, FakeProvider, Gate, PATIENCE, Script, Server, chat, client, eventually, hi, soon,
+};
 
 fn draining(server: &Server) -> bool {
     server.app.phase() != relaystream::app::Phase::Serving
@@ -176,7 +178,7 @@ async fn sigterm_ends_the_process_gracefully() {
     let directory = tempfile::tempdir().unwrap();
     let binary = Binary::serving(&directory, &[], &[("RELAYSTREAM_SERVER__DRAIN_S", "1")]).await;
     let address = &binary.address;
-    let client = reqwest::Client::new();
+    let client = client();
     let body = json!({"model": "demo-slow", "input": "Hi"}).to_string();
     let started = client.post(format!("http://{address}/v1/streams")).body(body).send().await.unwrap();
     let id = started.headers()["x-stream-id"].to_str().unwrap().to_owned();

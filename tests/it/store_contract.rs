@@ -123,13 +123,13 @@ async fn reads_what_was_asked(store: &dyn Store) {
 async fn keeps_every_field(store: &dyn Store) {
     let log = created(store, 1).await;
     let raw = Raw { dialect: 0x81, own_at: 3, usage_only: true, bytes: Bytes::from_static(b"\0\r\n\xffraw") };
-    let framings = [Framing::Own, Framing::Part, Framing::Raw(raw)];
+    let framings = [Framing::Own, Framing::Part(7), Framing::Raw(raw)];
     let kept = |framing: &Framing| Draft { kind: 200, framing: framing.clone(), ..draft("\u{0}\n\u{1F980}") };
     let drafts: Vec<Draft> = framings.iter().map(kept).collect();
     let all = Batch { expected: START, epoch: 0, drafts: drafts.clone(), seal: true };
     store.append(log, all).await.expect("accepted");
     let page = store.read(log, START, usize::MAX).await.expect("there");
-    assert_eq!(page.records.into_iter().map(|record| record.draft).collect::<Vec<_>>(), drafts);
+    assert_eq!(page.records.iter().map(|record| Draft::clone(&record.draft)).collect::<Vec<_>>(), drafts);
 }
 
 async fn says_why_a_position_is_bad(store: &dyn Store) {

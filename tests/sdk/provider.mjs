@@ -1,4 +1,4 @@
-// A scripted OpenAI-compatible upstream on a real socket, independent of relaystream's own code.
+// A scripted upstream on a real socket, independent of relaystream's own code. Chat Completions here; the other dialects are in lib/.
 //
 // The request's model name is the script: parts joined by `+`, e.g. `paced-40-20+crlf`.
 //   ok, ok-<n>        n tokens at once (24)           paced-<n>-<ms>   n tokens, ms apart
@@ -6,6 +6,8 @@
 //   truncate-<n>      clean HTTP end after n tokens   fin-<n>, rst-<n> FIN or RST inside the body after n tokens
 //   inband-<n>        error frame after n tokens      error-<status>   an HTTP error instead of an answer
 //   tools             two parallel tool calls         usage            a usage frame even if not asked for
+//   think             reasoning before the answer     json             the answer is a JSON object
+//   reasoning         three thoughts before the text, one frame each
 //   crlf, cr, nospace, bom, comments                  other legal SSE spellings
 //   byte              one byte per write
 // GET /_log?marker= lists the requests seen (the marker is the last user message), with the frames sent and how
@@ -13,6 +15,10 @@
 // Run as `node provider.mjs`: prints its port, ends with its parent's stdin.
 
 import http from "node:http";
+import { countTokens, messages } from "./lib/anthropic.mjs";
+import { gemini } from "./lib/gemini.mjs";
+import { responses } from "./lib/responses.mjs";
+import { THOUGHT } from "./lib/thought.mjs";
 
 const PIECES = [
   "Hello", " wörld", " 日本語", " 👩‍👩‍👧‍👦", " e\u0301a\u0308", "\n\n", "## ", "नमस्ते", ' "quoted"', " \\back\\slash", " שלום",
@@ -20,10 +26,15 @@ const PIECES = [
 ];
 export const tokens = (n) => Array.from({ length: n }, (_, i) => PIECES[i % PIECES.length] + i);
 
-const CALLS = [
+// The pieces of a whole answer.
+export const pieces = (plan) => (plan.json ? ['{"answer":', "42,", '"words":["Zürich",', '"日本"]}'] : tokens(plan.tokens));
+
+export const CALLS = [
   { id: "call_a1", name: "weather", arguments: '{"city":"Zürich 🏔","unit":"°C"}' },
   { id: "call_b2", name: "clock", arguments: '{"zone":"Asia/東京"}' },
 ];
+
+const THOUGHTS = ["First, ", "größer ", "als 🏔."];
 
 export function script(model) {
   const plan = { tokens: 24, delay: 0, silent: 0, gap: 0, eol: "\n", space: " " };
@@ -38,18 +49,18 @@ export function script(model) {
     else if (verb === "crlf") plan.eol = "\r\n";
     else if (verb === "cr") plan.eol = "\r";
     else if (verb === "nospace") plan.space = "";
-    else if (["tools", "usage", "bom", "comments", "byte"].includes(verb)) plan[verb] = true;
+    else if (["tools", "reasoning", "usage", "bom", "comments", "byte", "think", "json"].includes(verb)) plan[verb] = true;
     else return null;
   }
   return plan;
 }
 
-const log = [];
-const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
-const error = (message, code) => ({ error: { message, type: "provider_error", param: null, code } });
+export const log = [];
+export const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
+export const error = (message, code) => ({ error: { message, type: "provider_error", param: null, code } });
 const usageOf = (plan) => ({ prompt_tokens: 7, completion_tokens: plan.tokens, total_tokens: 7 + plan.tokens });
 
-function json(res, status, body, headers = {}) {
+export function json(res, status, body, headers = {}) {
   res.writeHead(status, { "content-type": "application/json", ...headers }).end(JSON.stringify(body));
 }
 
@@ -61,18 +72,20 @@ function* chunks(plan, body, id) {
     ...(body.stream_options?.include_usage ? { usage: null } : {}),
   });
   yield { mark: 0, data: chunk({ role: "assistant", content: "" }) };
+  if (plan.think) for (const reasoning_content of THOUGHT) yield { mark: 0, data: chunk({ reasoning_content }) };
+  for (const thought of plan.reasoning ? THOUGHTS : []) yield { mark: 0, data: chunk({ reasoning_content: thought }) };
   if (plan.tools) {
     for (const [index, call] of CALLS.entries()) {
       yield { mark: 0, data: chunk({ tool_calls: [{ index, id: call.id, type: "function", function: { name: call.name, arguments: "" } }] }) };
       for (let at = 0; at < call.arguments.length; at += 6)
         yield { mark: 0, data: chunk({ tool_calls: [{ index, function: { arguments: call.arguments.slice(at, at + 6) } }] }) };
     }
-  } else for (const [i, content] of tokens(plan.tokens).entries()) yield { mark: i, token: true, data: chunk({ content }) };
+  } else for (const [i, content] of pieces(plan).entries()) yield { mark: i, token: true, data: chunk({ content }) };
   yield { mark: plan.tokens, data: chunk({}, plan.tools ? "tool_calls" : "stop") };
   if (body.stream_options?.include_usage || plan.usage) yield { mark: plan.tokens, data: { ...chunk({}), choices: [], usage: usageOf(plan) } };
 }
 
-async function write(res, plan, text) {
+export async function write(res, plan, text) {
   const bytes = Buffer.from(text);
   if (!plan.byte) return new Promise((done) => res.write(bytes, done));
   for (let i = 0; i < bytes.length; i++) {
@@ -81,7 +94,7 @@ async function write(res, plan, text) {
   }
 }
 
-async function cut(res, plan, entry) {
+export async function cut(res, plan, entry) {
   entry.outcome = "scripted cut";
   if (plan.cut.how === "inband") {
     await write(res, plan, `data: ${JSON.stringify(error("scripted: the model fell over", "model_down"))}\n\n`);
@@ -118,7 +131,7 @@ async function whole(res, plan, body, entry) {
   await sleep(plan.silent + plan.gap + plan.delay * plan.tokens);
   const message = plan.tools
     ? { role: "assistant", content: null, tool_calls: CALLS.map(({ id, ...f }) => ({ id, type: "function", function: f })) }
-    : { role: "assistant", content: tokens(plan.tokens).join("") };
+    : { role: "assistant", content: pieces(plan).join("") };
   const answer = {
     id: `chatcmpl-${entry.n}`, object: "chat.completion", created: 1767225600, model: body.model, x_unknown: { kept: true },
     choices: [{ index: 0, message, logprobs: null, finish_reason: plan.tools ? "tool_calls" : "stop" }],
@@ -157,16 +170,18 @@ async function answer(req, res) {
   const url = new URL(req.url, "http://provider");
   const query = Object.fromEntries(url.searchParams);
   if (url.pathname === "/_log") return json(res, 200, log.filter((e) => query.marker === undefined || e.marker === query.marker));
-  if (url.pathname === "/_text") return json(res, 200, { text: tokens(script(query.model).tokens).join("") });
+  if (url.pathname === "/_text") return json(res, 200, { text: pieces(script(query.model)).join("") });
   if (url.pathname === "/_page") return res.writeHead(200, { "content-type": "text/html" }).end("<!doctype html><title>another origin</title>");
   if (url.pathname === "/v1/models") {
     const data = ["ok", "tools"].map((id) => ({ id, object: "model", created: 1767225600, owned_by: "script" }));
     return json(res, 200, { object: "list", data });
   }
-  if (url.pathname !== "/v1/chat/completions" || req.method !== "POST") return json(res, 404, error(`scripted: no route ${url.pathname}`, "no_route"));
+  if (url.pathname.startsWith("/v1beta/")) return gemini(req, res, url);
+  const known = { "/v1/chat/completions": chat, "/v1/responses": responses, "/v1/messages": messages, "/v1/messages/count_tokens": countTokens }[url.pathname];
+  if (!known || req.method !== "POST") return json(res, 404, error(`scripted: no route ${url.pathname}`, "no_route"));
   const parts = [];
   for await (const part of req) parts.push(part);
-  return chat(req, res, JSON.parse(Buffer.concat(parts)));
+  return known(req, res, JSON.parse(Buffer.concat(parts)));
 }
 
 if (import.meta.filename === process.argv[1]) {

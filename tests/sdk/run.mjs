@@ -11,8 +11,8 @@ import { launch, scratch, startLlmock, startProvider, startRelay, stop, stopAll 
 const here = import.meta.dirname;
 const repository = path.resolve(here, "../..");
 const [suiteFilter = "", caseFilter = ""] = process.argv.slice(2);
-const RUN_MS = 480_000;
-const AT_ONCE = 2;
+const RUN_MS = 900_000;
+const AT_ONCE = 3;
 
 // A model with timeouts short enough to catch llmock's stall.
 const JUDGED = `
@@ -33,10 +33,41 @@ dialect = "${dialect}"
 base_url = "UPSTREAM${dialect.startsWith("openai") ? "/v1" : ""}"
 keys = ["test"]
 `).join("");
+// The same upstream in Anthropic's dialect too; a model's name says which one is meant.
+const ANTHROPIC = `
+[providers.anthropic]
+dialect = "anthropic"
+base_url = "UPSTREAM"
+keys = ["test-ant"]
+`;
+
+// The same upstream in Gemini's dialect.
+const GEMINI = `
+[providers.gemini]
+dialect = "gemini"
+base_url = "UPSTREAM"
+keys = ["g-key"]
+`;
+
+// The same upstream in its older dialect alone: by other keys, so that it is not taken for the same provider.
+const BOTH = `
+[providers.chat]
+dialect = "openai-chat"
+base_url = "UPSTREAM/v1"
+keys = ["other"]
+`;
 
 const SUITES = [
   { name: "openai-python", file: "openai_python.py" },
   { name: "openai-node", file: "openai_node.mjs" },
+  { name: "responses-python", file: "responses_python.py", config: BOTH },
+  { name: "responses-node", file: "responses_node.mjs", config: BOTH },
+  { name: "anthropic-python", file: "anthropic_python.py", config: ANTHROPIC },
+  { name: "anthropic-node", file: "anthropic_node.mjs", config: ANTHROPIC },
+  { name: "gemini-python", file: "gemini_python.py", config: GEMINI },
+  { name: "gemini-node", file: "gemini_node.mjs", config: GEMINI },
+  { name: "ai-sdk", file: "ai_sdk.mjs" },
+  { name: "readers", file: "readers.mjs" },
   { name: "eventsource", file: "eventsource.mjs" },
   { name: "undici", file: "undici.mjs" },
   { name: "browser", file: "browser.mjs" },
@@ -53,8 +84,8 @@ function binary() {
   return bin;
 }
 
-function row({ suite, ok, ms, name }) {
-  console.log(`${ok ? "ok  " : "FAIL"} ${suite.padEnd(14)} ${String(ms).padStart(6)} ms  ${name}`);
+function row({ suite, ok, ms, name, message }) {
+  console.log(`${ok ? "ok  " : "FAIL"} ${suite.padEnd(14)} ${String(ms).padStart(6)} ms  ${name}${ok && message ? ` → ${message}` : ""}`);
 }
 
 // Turns a suite's lines into cases as they come.

@@ -20,6 +20,7 @@ use super::report::Window;
 use super::upstream::{MARK, Pace, STAMP, now_us};
 use super::viewer::{Outcome, Source, Tally, Viewer};
 use super::{Load, Transport};
+use crate::tls;
 
 /// Said first on a session's socket.
 pub(super) const HELLO: &str = r#"{"type":"hello","data":{}}"#;
@@ -188,7 +189,7 @@ impl Plan {
     /// Posts the tokens of the pace to a publish-subscribe server, once everybody listens.
     async fn publish(&self, url: &Url, tally: &Tally) -> anyhow::Result<()> {
         let pace = self.pace.context("--publish needs a model that names a pace, such as 500x20")?;
-        let client = reqwest::Client::builder().http1_only().build()?;
+        let client = tls::client().http1_only().build()?;
         admission(tally, self.load.total()).await;
         sleep(Duration::from_millis(self.load.warmup_ms.unwrap_or(0))).await;
         let mut due = Instant::now();

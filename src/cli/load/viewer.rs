@@ -20,6 +20,7 @@ use super::connection::{Connection, Flow, Request};
 use super::report::sample;
 use super::upstream::{MARK, STAMP, now_us};
 use crate::sse::Parser;
+use crate::tls;
 
 /// Latency samples kept by one viewer.
 const SAMPLES: usize = 20_000;
@@ -196,7 +197,7 @@ impl Viewer {
 
     async fn poll(&mut self, url: &Url, counter: &mut Counter, tally: &Tally) -> anyhow::Result<()> {
         counter.reconnect();
-        let client = reqwest::Client::builder().http1_only().build()?;
+        let client = tls::client().http1_only().build()?;
         let mut url = url.clone();
         let mut stopped = pin!(tally.stop.cancelled());
         loop {

@@ -19,6 +19,7 @@ use relaystream::http::rate::Rate;
 use relaystream::http::{connection, router};
 use serde_json::Value;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 pub use provider::{FakeProvider, Gate, Script};
@@ -72,6 +73,11 @@ impl Server {
 
     /// With a configuration file's text and an environment.
     pub async fn with(config: &str, environment: &[(&str, &str)]) -> Server {
+        Server::across(vec![Handle::current()], config, environment).await
+    }
+
+    /// With connections dealt out to these runtimes.
+    pub async fn across(cores: Vec<Handle>, config: &str, environment: &[(&str, &str)]) -> Server {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(config.as_bytes()).unwrap();
         let environment: BTreeMap<String, String> =
@@ -84,9 +90,8 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let (tracker, accepting) = (app.tracker.clone(), stop.clone());
-        app.tracker.spawn(async move { connection::serve(listener, router, &tracker, accepting).await });
-        let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+        app.tracker.spawn(connection::serve(listener, cores, router, app.tracker.clone(), stop.clone()));
+        let client = relaystream::tls::client().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         Server { app, address, client, stop, finished: false }
     }
 
@@ -192,6 +197,11 @@ impl Server {
         left.into_iter().filter(|(_, n)| *n > 0).map(|(what, n)| format!("{n} {what}")).collect()
     }
 
+    /// Takes no more connections, and closes each one after the answer that it is at.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
     /// Waits until nothing is left, then until the last task has ended.
     pub async fn finish(mut self) {
         self.finished = true;
@@ -203,7 +213,7 @@ impl Server {
         if tokio::time::timeout(PATIENCE, quiet).await.is_err() {
             panic!("left behind: {}", self.leftovers().join(", "));
         }
-        self.client = reqwest::Client::new();
+        self.client = client();
         self.stop.cancel();
         self.app.tracker.close();
         if tokio::time::timeout(PATIENCE, self.app.tracker.wait()).await.is_err() {
@@ -255,6 +265,10 @@ impl Answer {
         assert_eq!(error["request_id"], self.header("x-request-id"), "{}", self.text);
         error["code"].as_str().unwrap_or_default().to_owned()
     }
+}
+
+pub fn client() -> reqwest::Client {
+    relaystream::tls::client().build().unwrap()
 }
 
 /// The smallest request.

@@ -245,8 +245,9 @@ impl Drop for FakeProvider {
 async fn serve(mut socket: TcpStream, scripts: Arc<[Script]>, seen: watch::Sender<Vec<Request>>) {
     socket.set_nodelay(true).unwrap();
     let Some(request) = read(&mut socket).await else { return };
-    if request.path.ends_with("/models") {
-        let list = json!({"object": "list", "data": [{"id": "fake-1", "object": "model"}]});
+    if request.path.split('?').next().is_some_and(|path| path.ends_with("/models")) {
+        let list = json!({"object": "list", "data": [{"id": "fake-1", "object": "model"}],
+                          "models": [{"name": "models/gemini-fake"}]});
         let (_, mut write) = socket.into_split();
         for step in Script::json(200, &list).0 {
             play(step, &mut write).await;

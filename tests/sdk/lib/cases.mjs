@@ -1,5 +1,6 @@
 // The tiny case runner of the Node suites: `test(name, body)` registers, `main()` runs and prints one line a case:
 //   case<TAB>ok|FAIL<TAB>milliseconds<TAB>name<TAB>message (JSON)
+// The message of a case that passed is what its body returned: the outcome in words, where there is more to say than ok.
 // A case marked `aside` (the long silences) starts at once and runs beside the others. Every case is bounded.
 
 const cases = [];
@@ -13,16 +14,17 @@ async function run({ name, body, timeout }) {
   const cleanups = [];
   let timer;
   let failure = null;
+  let outcome;
   try {
     const late = new Promise((_, no) => (timer = setTimeout(() => no(new Error(`took longer than ${timeout} ms`)), timeout)));
-    await Promise.race([body((cleanup) => cleanups.push(cleanup)), late]);
+    outcome = await Promise.race([body((cleanup) => cleanups.push(cleanup)), late]);
   } catch (why) {
     failure = why;
   }
   clearTimeout(timer);
   for (const cleanup of cleanups.reverse()) await cleanup();
   const place = failure?.stack?.match(/suites\/[\w.]+:\d+/)?.[0] ?? "";
-  const message = failure ? `${failure.message ?? failure} ${place}`.trim() : "";
+  const message = failure ? `${failure.message ?? failure} ${place}`.trim() : (outcome ?? "");
   console.log(["case", failure ? "FAIL" : "ok", Date.now() - started, name, JSON.stringify(message)].join("\t"));
 }
 

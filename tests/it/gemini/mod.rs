@@ -1,0 +1,4 @@
+//! Gemini, both ways, without a server.
+
+mod events;
+mod requests;
