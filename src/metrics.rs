@@ -34,6 +34,12 @@ pub struct Code {
     pub code: String,
 }
 
+/// Whose it is: a provider's name as configured.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Of {
+    pub provider: String,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct TokenType {
     /// `input` or `output`.
@@ -64,6 +70,10 @@ pub struct Metrics {
     pub first_frame_held: Seconds,
     /// Seams in streams: retries, fallbacks, continuations.
     pub seams: Family<Code, Counter>,
+    /// Models of each provider that are not asked because they failed too often.
+    pub circuits_open: Family<Of, Gauge>,
+    /// Keys of each provider that are not used because they were refused.
+    pub keys_resting: Family<Of, Gauge>,
     /// Token events that nobody had read when their stream ended.
     pub upstream_tokens_unread: Counter,
     /// Token events appended to logs.
@@ -107,6 +117,8 @@ impl Default for Metrics {
             time_between_tokens: seconds(),
             first_frame_held: seconds(),
             seams: Family::default(),
+            circuits_open: Family::default(),
+            keys_resting: Family::default(),
             upstream_tokens_unread: Counter::default(),
             tokens: Counter::default(),
             token_usage: Family::default(),
@@ -145,6 +157,10 @@ impl Metrics {
         let (name, help) = ("first_frame_held", "How long what came before the first word was held back");
         own.register_with_unit(name, help, Unit::Seconds, self.first_frame_held.clone());
         own.register("seams", "Retries, fallbacks and continuations", self.seams.clone());
+        let (name, help) =
+            ("circuits_open", "Models of a provider that failed too often and are given a rest");
+        own.register(name, help, self.circuits_open.clone());
+        own.register("keys_resting", "Keys of a provider that were refused", self.keys_resting.clone());
         let (name, help) =
             ("upstream_tokens_unread", "Token events that nobody had read when their stream ended");
         own.register(name, help, self.upstream_tokens_unread.clone());

@@ -20,7 +20,7 @@ use crate::log::LogId;
 use crate::metrics::Metrics;
 use crate::prompts::Library;
 use crate::relay::route::Routes;
-use crate::relay::{self, Facts, Relay, tail};
+use crate::relay::{self, Facts, Relay, since_start, tail};
 use crate::store::{self, Store, memory};
 use crate::surface::ai_sdk;
 
@@ -195,6 +195,7 @@ impl App {
     /// Housekeeping, about once a second.
     pub async fn sweep(&self) {
         self.relay.sweep();
+        self.ledger.sweep(since_start());
         self.hub.sweep().await;
     }
 }

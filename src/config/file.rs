@@ -14,6 +14,8 @@ use crate::auth::Role;
 pub struct Config {
     pub server: Server,
     pub providers: BTreeMap<String, ProviderConfig>,
+    /// What holds for models without a section, and for what a section leaves out.
+    pub defaults: ModelConfig,
     pub models: BTreeMap<String, ModelConfig>,
     pub store: StoreConfig,
     pub limits: LimitsConfig,
@@ -77,37 +79,37 @@ pub struct ProviderConfig {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct ModelConfig {
+    /// Not among the defaults.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub targets: Vec<TargetConfig>,
-    #[serde(default)]
     pub timeouts: TimeoutsConfig,
-    #[serde(default)]
     pub retry: RetryConfig,
-    #[serde(default)]
     pub breaker: BreakerConfig,
     /// Go on with an answer in plain text when its provider breaks off.
-    #[serde(default = "on")]
     pub r#continue: bool,
-    #[serde(default = "three")]
     pub max_continuations: u32,
     /// A stream slower than this has failed; 0: never.
-    #[serde(default)]
     pub min_tokens_per_s: f64,
-    /// Identical requests of one user share one answer.
-    #[serde(default)]
-    pub cache: bool,
     /// Whether the model takes the beginning of its own answer; not set: where its dialect is known to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub prefill: Option<bool>,
 }
 
-fn on() -> bool {
-    true
-}
-
-fn three() -> u32 {
-    3
+impl Default for ModelConfig {
+    fn default() -> ModelConfig {
+        ModelConfig {
+            targets: Vec::new(),
+            timeouts: TimeoutsConfig::default(),
+            retry: RetryConfig::default(),
+            breaker: BreakerConfig::default(),
+            r#continue: true,
+            max_continuations: 3,
+            min_tokens_per_s: 0.0,
+            prefill: None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -20,9 +20,6 @@ use crate::relay::route::{Alias, Continuing, Endpoint, Named, Policy, Retry, Rou
 
 pub use file::*;
 
-/// Where no alias says otherwise.
-const MOST_CONTINUATIONS: u32 = 3;
-
 /// The environment, as pairs, so that tests can pass their own.
 pub type Environment = BTreeMap<String, String>;
 
@@ -44,6 +41,7 @@ impl Config {
             }
         };
         overlay(&mut table, environment)?;
+        inherit(&mut table);
         let config: Config = serde_path_to_error::deserialize(table).map_err(|error| {
             let path = error.path().to_string();
             let inner = error.into_inner();
@@ -133,14 +131,10 @@ impl Config {
         for (name, model) in &self.models {
             aliases.insert(name.clone(), alias(model, &endpoints).with_context(|| format!("models.{name}"))?);
         }
-        let policy = Policy {
-            timeouts: TimeoutsConfig::default().into(),
-            retry: RetryConfig::default().into(),
-            breaker: BreakerConfig::default().into(),
-            continuing: Continuing { most: MOST_CONTINUATIONS, prefill: None },
-            min_tokens_per_s: 0.0,
-            cache: false,
-        };
+        if !self.defaults.targets.is_empty() {
+            bail!("defaults.targets: targets are a model's own");
+        }
+        let policy = policy(&self.defaults).context("defaults")?;
         Ok(Routes { endpoints, aliases, default, policy })
     }
 
@@ -207,6 +201,26 @@ fn overlay(table: &mut toml::Table, environment: &Environment) -> Result<()> {
     Ok(())
 }
 
+/// Gives models what `[defaults]` says and they do not.
+fn inherit(table: &mut toml::Table) {
+    fn under(over: &mut toml::Table, defaults: &toml::Table) {
+        for (key, value) in defaults {
+            match (over.get_mut(key).map(toml::Value::as_table_mut), value) {
+                (None, _) => drop(over.insert(key.clone(), value.clone())),
+                (Some(Some(over)), toml::Value::Table(defaults)) => under(over, defaults),
+                _ => {}
+            }
+        }
+    }
+    let Some(defaults) = table.get("defaults").and_then(toml::Value::as_table).cloned() else { return };
+    let models = table.get_mut("models").and_then(toml::Value::as_table_mut);
+    for (_, model) in models.into_iter().flatten() {
+        if let Some(model) = model.as_table_mut() {
+            under(model, &defaults);
+        }
+    }
+}
+
 /// A TOML value where the text is one, else the text.
 fn literal(text: &str) -> toml::Value {
     let parsed = format!("value = {text}").parse::<toml::Table>().ok();
@@ -263,15 +277,20 @@ fn alias(config: &ModelConfig, endpoints: &BTreeMap<String, Endpoint>) -> Result
             bail!("targets[{at}].provider: there is no provider \"{}\"", target.provider);
         }
     }
-    if config.retry.attempts == 0 {
-        bail!("retry.attempts: at least 1, the first request counts");
-    }
     let named = |target: &TargetConfig| Named {
         provider: target.provider.clone(),
         model: target.model.clone(),
         weight: target.weight,
     };
-    let policy = Policy {
+    let targets = config.targets.iter().map(named).collect();
+    Ok(Alias { targets, policy: policy(config)? })
+}
+
+fn policy(config: &ModelConfig) -> Result<Policy> {
+    if config.retry.attempts == 0 {
+        bail!("retry.attempts: at least 1, the first request counts");
+    }
+    Ok(Policy {
         timeouts: config.timeouts.into(),
         retry: config.retry.into(),
         breaker: config.breaker.into(),
@@ -280,9 +299,7 @@ fn alias(config: &ModelConfig, endpoints: &BTreeMap<String, Endpoint>) -> Result
             prefill: config.prefill,
         },
         min_tokens_per_s: config.min_tokens_per_s,
-        cache: config.cache,
-    };
-    Ok(Alias { targets: config.targets.iter().map(named).collect(), policy })
+    })
 }
 
 /// A provider that the environment alone can name.

@@ -27,6 +27,7 @@ mod socket;
 mod sse;
 mod streams;
 mod ui;
+mod usage;
 mod view;
 mod wish;
 

@@ -22,7 +22,16 @@ pub async fn readyz(State(app): State<Arc<App>>) -> Response {
         Phase::Serving => (StatusCode::OK, "ready"),
         Phase::Draining | Phase::Closing => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
     };
-    let body = json!({"status": word, "checks": {"store": {"ok": true, "code": null, "since": null}}});
+    let report = app.relay.health.report();
+    // A provider that is down is no reason to stay away: others may answer, and what runs can be read.
+    let ok = report.iter().all(|target| target.circuit != "open");
+    let targets: Vec<_> = report
+        .iter()
+        .map(|target| json!({"provider": target.provider, "model": target.model, "circuit": target.circuit}))
+        .collect();
+    let store = json!({"ok": true, "code": null, "since": null});
+    let body =
+        json!({"status": word, "checks": {"store": store, "providers": {"ok": ok, "targets": targets}}});
     (status, Json(body)).into_response()
 }
 

@@ -12,7 +12,7 @@ use super::error::ApiError;
 use super::rate::Rate;
 use super::{
     ai_sdk, anthropic, chat_stream, compat, envelope, extract, gemini, models, ops, origin, poll, prompts,
-    responses, sessions, socket, streams, ui,
+    responses, sessions, socket, streams, ui, usage,
 };
 use crate::app::App;
 
@@ -32,6 +32,8 @@ pub fn router(app: &Arc<App>, rate: Option<&Rate>) -> Router {
         // prompts
         .route("/v1/prompts", get(prompts::list))
         .route("/v1/prompts/{name}", get(prompts::show))
+        // what it cost
+        .route("/v1/usage", get(usage::usage))
         // OpenAI
         .route("/v1/chat/completions", post(compat::chat_completions))
         .route("/v1/responses", post(responses::create))

@@ -25,10 +25,10 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 #[derive(Debug, Default)]
 pub struct Ledger {
     budgets: Budgets,
-    accounts: Mutex<BTreeMap<String, Page>>,
+    accounts: Mutex<BTreeMap<String, Arc<Mutex<Page>>>>,
 }
 
-/// What one user has spent since the process started.
+/// What one user has spent since the process started, or since its last stream but for a day.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Spent {
     pub streams: u64,
@@ -43,13 +43,29 @@ struct Page {
     spent: Spent,
     /// When each budget, a minute's and a day's, will be whole again.
     whole_at: [Option<Duration>; 2],
+    touched: Duration,
 }
 
 /// One user's page, as a stream has it.
 #[derive(Debug, Clone)]
 pub struct Account {
-    ledger: Arc<Ledger>,
-    key: String,
+    budgets: Budgets,
+    page: Arc<Mutex<Page>>,
+}
+
+/// A budget, and what of it may be spent at once now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Left {
+    pub limit: u64,
+    pub left: u64,
+}
+
+impl Budgets {
+    /// Each budget with its window; None where there is no limit.
+    fn windows(self) -> [Option<(u64, Duration)>; 2] {
+        let limited = |tokens: u64, window| (tokens > 0).then_some((tokens, window));
+        [limited(self.per_minute, MINUTE), limited(self.per_day, DAY)]
+    }
 }
 
 impl Ledger {
@@ -57,27 +73,27 @@ impl Ledger {
         Arc::new(Ledger { budgets, accounts: Mutex::default() })
     }
 
-    pub fn account(self: &Arc<Self>, key: &str) -> Account {
-        Account { ledger: self.clone(), key: key.to_owned() }
+    pub fn account(&self, key: &str) -> Account {
+        let mut accounts = lock(&self.accounts);
+        let page = match accounts.get(key) {
+            Some(page) => page.clone(),
+            None => accounts.entry(key.to_owned()).or_default().clone(),
+        };
+        Account { budgets: self.budgets, page }
     }
 
-    fn accounts(&self) -> MutexGuard<'_, BTreeMap<String, Page>> {
-        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Each budget with its window; None where there is no limit.
-    fn windows(&self) -> [Option<(u64, Duration)>; 2] {
-        let limited = |tokens: u64, window| (tokens > 0).then_some((tokens, window));
-        [limited(self.budgets.per_minute, MINUTE), limited(self.budgets.per_day, DAY)]
+    /// Forgets users of whom nothing was heard for so long that every budget is whole again.
+    pub fn sweep(&self, now: Duration) {
+        lock(&self.accounts)
+            .retain(|_, page| Arc::strong_count(page) > 1 || now.saturating_sub(lock(page).touched) < DAY);
     }
 }
 
 impl Account {
     /// How long until anything may be spent again; zero if something may now.
     pub fn wait(&self, now: Duration) -> Duration {
-        let accounts = self.ledger.accounts();
-        let Some(page) = accounts.get(&self.key) else { return Duration::ZERO };
-        let waits = self.ledger.windows().into_iter().zip(page.whole_at).filter_map(|(budget, whole_at)| {
+        let page = lock(&self.page);
+        let waits = self.budgets.windows().into_iter().zip(page.whole_at).filter_map(|(budget, whole_at)| {
             let (tokens, window) = budget?;
             // The budget is spent while what is missing is a whole window; a token must fit.
             let token = window.div_f64(tokens as f64);
@@ -88,10 +104,13 @@ impl Account {
 
     /// Spends tokens as they arrive; false once a budget is used up.
     pub fn spend(&self, tokens: u64, now: Duration) -> bool {
-        let mut accounts = self.ledger.accounts();
-        let page = accounts.entry(self.key.clone()).or_default();
+        if self.budgets == Budgets::default() {
+            return true;
+        }
+        let mut page = lock(&self.page);
+        page.touched = now;
         let mut within = true;
-        for (budget, whole_at) in self.ledger.windows().into_iter().zip(&mut page.whole_at) {
+        for (budget, whole_at) in self.budgets.windows().into_iter().zip(&mut page.whole_at) {
             let Some((limit, window)) = budget else { continue };
             let from = whole_at.filter(|at| *at > now).unwrap_or(now);
             let then = from + window.mul_f64(tokens as f64 / limit as f64);
@@ -101,36 +120,56 @@ impl Account {
         within
     }
 
-    /// Gives back what was spent in advance and not used.
-    pub fn refund(&self, tokens: u64) {
-        let mut accounts = self.ledger.accounts();
-        let Some(page) = accounts.get_mut(&self.key) else { return };
-        for (budget, whole_at) in self.ledger.windows().into_iter().zip(&mut page.whole_at) {
-            let (Some((limit, window)), Some(at)) = (budget, &whole_at) else { continue };
-            *whole_at = at.checked_sub(window.mul_f64(tokens as f64 / limit as f64));
+    /// Writes a finished stream down. `charged`: what was spent for it as it arrived, roughly; the difference to what it
+    /// did cost is settled. None: nothing came of it.
+    pub fn settle(&self, usage: Option<Usage>, charged: u64, now: Duration) {
+        let cost = usage.map_or(0, |usage| usage.input_tokens + usage.output_tokens);
+        if cost > charged {
+            self.spend(cost - charged, now);
         }
-    }
-
-    /// Writes a finished stream down.
-    pub fn settle(&self, usage: Usage) {
-        let mut accounts = self.ledger.accounts();
-        let spent = &mut accounts.entry(self.key.clone()).or_default().spent;
+        let mut page = lock(&self.page);
+        page.touched = now;
+        for (budget, whole_at) in self.budgets.windows().into_iter().zip(&mut page.whole_at) {
+            let (Some((limit, window)), Some(at)) = (budget, &whole_at) else { continue };
+            let back = charged.saturating_sub(cost) as f64 / limit as f64;
+            *whole_at = at.checked_sub(window.mul_f64(back));
+        }
+        let spent = &mut page.spent;
         spent.streams += 1;
-        spent.input_tokens += usage.input_tokens;
-        spent.output_tokens += usage.output_tokens;
-        if usage.estimated {
-            spent.estimated_tokens += usage.input_tokens + usage.output_tokens;
+        if let Some(usage) = usage {
+            spent.input_tokens += usage.input_tokens;
+            spent.output_tokens += usage.output_tokens;
+            spent.estimated_tokens += if usage.estimated { cost } else { 0 };
         }
     }
 
     pub fn spent(&self) -> Spent {
-        self.ledger.accounts().get(&self.key).map(|page| page.spent).unwrap_or_default()
+        lock(&self.page).spent
     }
+
+    /// What is left of the budgets, a minute's and a day's; None where there is no limit.
+    pub fn left(&self, now: Duration) -> [Option<Left>; 2] {
+        let whole_at = lock(&self.page).whole_at;
+        let mut left = self.budgets.windows().into_iter().zip(whole_at).map(|(budget, whole_at)| {
+            let (limit, window) = budget?;
+            let missing = whole_at.map_or(0.0, |at| at.saturating_sub(now).div_duration_f64(window));
+            Some(Left { limit, left: (limit as f64 * (1.0 - missing.min(1.0))).round() as u64 })
+        });
+        [left.next().flatten(), left.next().flatten()]
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn usage(input_tokens: u64, output_tokens: u64) -> Usage {
+        Usage { input_tokens, output_tokens, ..Usage::default() }
+    }
 
     #[test]
     fn a_budget_is_spent_and_refills() {
@@ -143,8 +182,11 @@ mod tests {
         assert!(ledger.account("b").wait(now).is_zero());
         let later = now + Duration::from_secs(3);
         assert!(account.wait(later).is_zero() && account.spend(1, later));
-        account.refund(30);
-        assert!(account.spend(29, later));
+        account.settle(Some(usage(3, 4)), 37, later);
+        assert!(account.spend(29, later) && !account.spend(9, later), "30 were given back");
+        account.settle(Some(usage(30, 30)), 0, later);
+        assert_eq!(account.left(later), [Some(Left { limit: 60, left: 0 }), None]);
+        assert_eq!(account.left(later + MINUTE * 3)[0], Some(Left { limit: 60, left: 60 }));
     }
 
     #[test]
@@ -153,10 +195,24 @@ mod tests {
         let (account, now) = (ledger.account("a"), Duration::from_secs(1000));
         assert!(account.spend(100, now) && !account.spend(1, now + MINUTE));
         assert!(account.wait(now + MINUTE) > Duration::from_secs(600));
-        account.settle(Usage { input_tokens: 3, output_tokens: 4, estimated: true, ..Usage::default() });
+        account.settle(Some(Usage { estimated: true, ..usage(3, 4) }), 0, now);
+        account.settle(None, 0, now);
         assert_eq!(
             account.spent(),
-            Spent { streams: 1, input_tokens: 3, output_tokens: 4, estimated_tokens: 7 }
+            Spent { streams: 2, input_tokens: 3, output_tokens: 4, estimated_tokens: 7 }
         );
+    }
+
+    #[test]
+    fn who_was_not_heard_of_for_a_day_is_forgotten() {
+        let ledger = Ledger::new(Budgets::default());
+        let now = Duration::from_secs(1000);
+        let kept = ledger.account("a");
+        kept.settle(None, 0, now);
+        ledger.account("b").settle(None, 0, now);
+        ledger.sweep(now + DAY / 2);
+        assert_eq!(ledger.account("b").spent().streams, 1);
+        ledger.sweep(now + DAY);
+        assert_eq!((ledger.account("a").spent().streams, ledger.account("b").spent().streams), (1, 0));
     }
 }

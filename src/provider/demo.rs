@@ -38,7 +38,10 @@ impl Script {
         let (name, pause, times) = *MODELS.iter().find(|(name, ..)| *name == model).unwrap_or(&MODELS[0]);
         let prompt = last_user_text(&request);
         let text = TEXT.replace("{{prompt}}", &quoted(&prompt)).repeat(times);
-        let pieces = pieces(&text);
+        // An answer that was begun is gone on with.
+        let begun = request["messages"].as_array().and_then(|messages| messages.last());
+        let begun = begun.filter(|last| last["role"] == "assistant").map(said).unwrap_or_default();
+        let pieces = pieces(text.strip_prefix(&begun).unwrap_or(&text));
         let chunk = |delta: Value, finish: Value| {
             json!({"id": "chatcmpl-demo", "object": "chat.completion.chunk", "created": created, "model": name,
                    "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
@@ -72,9 +75,14 @@ fn frame(chunk: &Value) -> Bytes {
 fn last_user_text(request: &Value) -> String {
     let messages = request["messages"].as_array().map_or(&[][..], Vec::as_slice);
     let user = messages.iter().rev().find(|message| message["role"] == "user");
-    match user.map(|message| &message["content"]) {
-        Some(Value::String(text)) => text.clone(),
-        Some(Value::Array(parts)) => parts.iter().filter_map(|part| part["text"].as_str()).collect(),
+    user.map(said).unwrap_or_default()
+}
+
+/// The text of a message.
+fn said(message: &Value) -> String {
+    match &message["content"] {
+        Value::String(text) => text.clone(),
+        Value::Array(parts) => parts.iter().filter_map(|part| part["text"].as_str()).collect(),
         _ => String::new(),
     }
 }

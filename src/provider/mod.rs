@@ -96,6 +96,11 @@ impl Provider {
         matches!(self, Provider::Anthropic | Provider::Ollama | Provider::Demo)
     }
 
+    /// Whether white space at the end of such a beginning is left out of the request.
+    pub fn trims(self) -> bool {
+        self == Provider::Anthropic
+    }
+
     /// The header that carries a key.
     pub fn credential(self, key: &str) -> (&'static str, String) {
         match self {

@@ -3,6 +3,7 @@
 //! Before the first word a failure is retried and then passed on to the next target; after it a plain text is gone on
 //! with. All of it happens under the same stream, and every step is a notice in its log.
 
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use tracing::warn;
@@ -11,7 +12,9 @@ use super::Relay;
 use super::halt::Halt;
 use super::pump::Job;
 use super::route::Target;
+use super::seam::Joint;
 use super::upstream::Fault;
+use crate::chat::Request;
 use crate::event::{Event, Notice};
 use crate::metrics::Code;
 
@@ -29,104 +32,133 @@ struct Search {
     tried: u32,
     /// Requests in all.
     asked: u32,
+    /// The last failure, and whose it was.
+    failed: Option<(usize, Fault)>,
 }
 
 impl Job {
     /// The first answer that gets through to its end. A provider's own ending seals the log by itself.
     pub(super) async fn attempts(&mut self, relay: &Relay) -> Result<(), Halt> {
         let targets = self.route.targets.clone();
-        let (mut search, mut last) = (Search::default(), None);
+        let mut search = Search::default();
         loop {
-            let Some(target) = targets.get(search.at) else {
-                let nobody = || Fault::new("connect_failed", "no target of this model can be asked", true);
-                return Err(self.give_up(last.unwrap_or_else(nobody), search.asked));
-            };
-            let Some(trial) = relay.health.admit(target, self.route.policy.breaker, Instant::now()) else {
-                last.get_or_insert_with(|| resting(target));
+            let Some(target) = targets.get(search.at) else { return Err(self.give_up(search)) };
+            self.trial = relay.health.admit(target, self.route.policy.breaker, Instant::now());
+            if self.trial.is_none() {
+                search.failed.get_or_insert_with(|| (search.at, resting(target)));
                 search.next_target();
                 continue;
-            };
+            }
+            if let Some((whose, fault)) = &search.failed {
+                self.announce(relay, *whose == search.at, target, fault).await?;
+            }
             (search.tried, search.asked) = (search.tried + 1, search.asked + 1);
             let key = relay.health.key(&target.endpoint, Instant::now()).map(str::to_owned);
             let fault = match self.attempt(relay, target, key.as_deref()).await {
                 Err(Halt::Fault(fault)) => fault,
                 Ok(()) => {
-                    trial.succeeded();
+                    if let Some(trial) = self.trial.take() {
+                        trial.succeeded(Instant::now());
+                    }
                     return Ok(());
                 }
                 // Not the target's doing.
                 other => return other,
             };
             relay.metrics.upstream_error(fault.code);
-            if fault.retryable {
+            let rotated = key.is_some_and(|key| rotate(relay, target, &key, &fault));
+            if let Some(trial) = self.trial.take().filter(|_| fault.retryable && !rotated) {
                 trial.failed(Instant::now());
             }
-            let rotated = key.is_some_and(|key| rotate(relay, target, &key, &fault));
-            let Some(notice) = self.next(&mut search, targets.len(), &fault, rotated) else {
-                return Err(self.give_up(fault, search.asked));
-            };
-            let wait = if rotated || search.tried == 0 {
-                Some(Duration::ZERO)
-            } else {
-                self.backoff(search.tried, &fault)
-            };
-            let Some(wait) = wait else { return Err(self.give_up(fault, search.asked)) };
-            let wait_ms = wait.as_millis() as u64;
-            warn!(parent: &self.span, code = fault.code, error = %fault, what = notice, wait_ms, "asking again");
+            let whose = search.at;
+            let wait = self.next(&mut search, targets.len(), &fault, rotated);
+            let error = fault.to_string();
+            search.failed = Some((whose, fault));
+            let Some(wait) = wait else { return Err(self.give_up(search)) };
+            warn!(parent: &self.span, error, wait_ms = wait.as_millis() as u64, "asking again");
             self.pause(wait).await?;
-            self.announce(relay, notice, &targets[search.at], &fault).await?;
-            last = Some(fault);
         }
     }
 
-    /// Decides what comes after a fault, and how it is called.
+    /// Decides whom to ask after a fault, and how long to wait before; None: nobody.
     fn next(
         &mut self,
         search: &mut Search,
         targets: usize,
         fault: &Fault,
         rotated: bool,
-    ) -> Option<&'static str> {
-        let policy = self.route.policy;
-        let again = rotated || (fault.retryable && search.tried < policy.retry.attempts);
+    ) -> Option<Duration> {
         let another = fault.elsewhere && search.at + 1 < targets;
-        if self.spoke.is_some() || self.committed {
-            if !fault.retryable || !self.may_go_on() {
+        let patience = if rotated { Some(Duration::ZERO) } else { self.backoff(search.tried, fault) };
+        let again = rotated || (fault.retryable && search.tried < self.route.policy.retry.attempts);
+        let mut same = patience.filter(|_| again);
+        if self.committed {
+            if !self.may_go_on() {
                 return None;
             }
-            self.progress.go_on();
-            if !again && another {
-                search.next_target();
+            // Some models refuse to be given the beginning of their answer: then they are told to go on.
+            let refused = fault.refusal.as_ref().is_some_and(|refusal| refusal.status == 400);
+            if refused && self.prefilled {
+                self.in_words = true;
+                same = Some(Duration::ZERO);
             }
-            return Some("continued");
+            // How often is not a question of `retry` any more.
+            same = same.or(patience.filter(|_| fault.retryable && !another));
         }
-        if again {
-            return Some("retried");
+        if same.is_none() && !another {
+            return None;
         }
-        another.then(|| {
+        if self.committed {
+            self.progress.go_on();
+        }
+        if same.is_none() {
             search.next_target();
-            "fallback"
-        })
+        }
+        Some(same.unwrap_or_default())
     }
 
     /// Only plain text can be gone on with, and not for ever.
     pub(super) fn may_go_on(&self) -> bool {
         let shaped = self.request.params.get("response_format").is_some_and(|shape| shape["type"] != "text");
+        let sayable = self.request.untranslatable.is_none();
         let often = self.progress.times_gone_on() >= self.route.policy.continuing.most;
-        !shaped && !often && self.progress.only_text().is_some()
+        sayable && !shaped && !often && self.progress.only_text()
+    }
+
+    /// What is asked of the target: the request, or the rest of its answer.
+    pub(super) fn asking(&mut self, target: &Target) -> Cow<'_, Request> {
+        let dialect = target.endpoint.dialect;
+        let prefill = self.route.policy.continuing.prefill.unwrap_or(dialect.prefills()) && !self.in_words;
+        self.progress.meet(match prefill {
+            true if dialect.trims() => Joint::Trimmed,
+            true => Joint::Exact,
+            false => Joint::InWords,
+        });
+        let text = self.progress.text();
+        let rest = self.progress.goes_on() && !text.trim().is_empty();
+        self.prefilled = rest && prefill;
+        if !rest {
+            return Cow::Borrowed(&self.request);
+        }
+        Cow::Owned(self.request.gone_on(text, self.progress.text_tokens(), prefill))
     }
 
     async fn announce(
         &mut self,
         relay: &Relay,
-        code: &str,
+        same: bool,
         target: &Target,
-        fault: &Fault,
+        after: &Fault,
     ) -> Result<(), Halt> {
+        let code = match same {
+            _ if self.spoke.is_some() => "continued",
+            true => "retried",
+            false => "fallback",
+        };
         relay.metrics.seams.get_or_create_owned(&Code { code: code.to_owned() }).inc();
         let notice = Notice {
             code: code.into(),
-            message: format!("after: {fault}"),
+            message: format!("after: {after}"),
             provider: Some(target.endpoint.name.clone()),
             model: Some(target.model.clone()),
         };
@@ -150,11 +182,13 @@ impl Job {
         (total.is_zero() || self.began.elapsed() + wait < total).then_some(wait)
     }
 
-    fn give_up(&self, fault: Fault, asked: u32) -> Halt {
-        if self.spoke.is_none()
+    fn give_up(&self, search: Search) -> Halt {
+        let nobody = || Fault::new("connect_failed", "the model has no target", false);
+        let fault = search.failed.map_or_else(nobody, |(_, fault)| fault);
+        if !self.committed
             && let Some(mut refusal) = fault.refusal.clone()
         {
-            refusal.retried = asked > 1;
+            refusal.retried = search.asked > 1;
             let _set_once = self.running.refusal.set(*refusal);
         }
         Halt::Fault(fault)

@@ -53,7 +53,11 @@ impl Guard {
             biased;
             why = &mut self.stopped => Err(Halt::Stop(why)),
             result = what => result.map_err(Halt::Fault),
-            code = late => Err(Fault::new(code, timeout_message(code), code != "total_timeout").into()),
+            code = late => {
+                // Nobody is asked for more once the whole time is up.
+                let more = code != "total_timeout";
+                Err(Fault { elsewhere: more, ..Fault::new(code, timeout_message(code), more) }.into())
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Passive: it learns from the requests that are made anyway. Time is an argument.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -44,9 +44,14 @@ type Place = (String, String);
 /// A provider's name and its key.
 type Key = (String, String);
 
+/// A target that has not failed for so long is forgotten.
+const MEMORY: Duration = Duration::from_secs(600);
+
 #[derive(Debug, Default)]
 pub struct Health {
-    circuits: Mutex<HashMap<Place, Circuit>>,
+    /// Of targets that have failed of late, and when something last changed. Clients name models: only failures of
+    /// providers may leave something here.
+    circuits: Mutex<HashMap<Place, (Circuit, Instant)>>,
     /// Keys that are not to be used until then.
     resting: Mutex<HashMap<Key, Instant>>,
 }
@@ -64,18 +69,17 @@ impl Health {
     /// Lets a request through, unless the target's circuit is open or already being tried.
     pub fn admit(self: &Arc<Self>, target: &Target, breaker: Breaker, now: Instant) -> Option<Trial> {
         let place = (target.endpoint.name.clone(), target.model.clone());
-        let mut circuits = lock(&self.circuits);
-        let circuit = circuits.entry(place.clone()).or_insert(Circuit::Closed { failures: 0 });
-        let probe = match *circuit {
-            _ if breaker.failures == 0 => false,
-            Circuit::Closed { .. } => false,
-            Circuit::Open { until } if until <= now => true,
-            Circuit::Open { .. } | Circuit::HalfOpen => return None,
+        let probe = match lock(&self.circuits).get_mut(&place) {
+            Some((circuit, touched)) if breaker.failures > 0 => match *circuit {
+                Circuit::Closed { .. } => false,
+                Circuit::Open { until } if until <= now => {
+                    (*circuit, *touched) = (Circuit::HalfOpen, now);
+                    true
+                }
+                Circuit::Open { .. } | Circuit::HalfOpen => return None,
+            },
+            _ => false,
         };
-        if probe {
-            *circuit = Circuit::HalfOpen;
-        }
-        drop(circuits);
         Some(Trial { health: self.clone(), place, breaker, probe })
     }
 
@@ -101,12 +105,12 @@ impl Health {
         lock(&self.resting).insert((endpoint.name.clone(), key.to_owned()), until);
     }
 
-    /// Every target that was ever asked, in order.
+    /// Targets that have failed of late, in order.
     pub fn report(&self) -> Vec<Condition> {
         let circuits = lock(&self.circuits);
         let mut report: Vec<Condition> = circuits
             .iter()
-            .map(|((provider, model), circuit)| Condition {
+            .map(|((provider, model), (circuit, _))| Condition {
                 provider: provider.clone(),
                 model: model.clone(),
                 circuit: match circuit {
@@ -120,18 +124,45 @@ impl Health {
         report
     }
 
-    fn set(&self, place: &Place, change: impl FnOnce(Circuit) -> Circuit) {
-        if let Some(circuit) = lock(&self.circuits).get_mut(place) {
-            *circuit = change(*circuit);
+    /// How many keys of each provider are resting.
+    pub fn resting(&self, now: Instant) -> BTreeMap<String, u64> {
+        let mut resting = BTreeMap::new();
+        for ((provider, _), _) in lock(&self.resting).iter().filter(|(_, until)| **until > now) {
+            *resting.entry(provider.clone()).or_default() += 1;
+        }
+        resting
+    }
+
+    /// Forgets what was long ago.
+    pub fn sweep(&self, now: Instant) {
+        lock(&self.circuits).retain(|_, (circuit, touched)| {
+            let last = if let Circuit::Open { until } = circuit { (*until).max(*touched) } else { *touched };
+            *circuit == Circuit::HalfOpen || now.saturating_duration_since(last) < MEMORY
+        });
+        lock(&self.resting).retain(|_, until| *until > now);
+    }
+
+    fn set(&self, place: &Place, now: Instant, change: impl FnOnce(Circuit) -> Circuit) {
+        if let Some((circuit, touched)) = lock(&self.circuits).get_mut(place) {
+            (*circuit, *touched) = (change(*circuit), now);
         }
     }
 }
 
 impl Trial {
+    /// The target has begun to speak. Whether it gets to its end may take minutes: others may ask it meanwhile, but one
+    /// more failure is one too many.
+    pub fn answers(&mut self, now: Instant) {
+        if std::mem::take(&mut self.probe) {
+            let failures = self.breaker.failures.saturating_sub(1);
+            self.health.set(&self.place, now, |_| Circuit::Closed { failures });
+        }
+    }
+
     /// The target answered to the end.
-    pub fn succeeded(mut self) {
+    pub fn succeeded(mut self, now: Instant) {
         self.probe = false;
-        self.health.set(&self.place, |_| Circuit::Closed { failures: 0 });
+        self.health.set(&self.place, now, |_| Circuit::Closed { failures: 0 });
     }
 
     /// The target failed, before its first word or after.
@@ -139,8 +170,13 @@ impl Trial {
         let probe = std::mem::take(&mut self.probe);
         let open = Circuit::Open { until: now + self.breaker.open };
         let most = self.breaker.failures;
-        self.health.set(&self.place, |circuit| match circuit {
-            _ if most == 0 => Circuit::Closed { failures: 0 },
+        if most == 0 {
+            return;
+        }
+        lock(&self.health.circuits)
+            .entry(self.place.clone())
+            .or_insert((Circuit::Closed { failures: 0 }, now));
+        self.health.set(&self.place, now, |circuit| match circuit {
             Circuit::Closed { failures } if failures + 1 < most => Circuit::Closed { failures: failures + 1 },
             // Others that were under way when it opened do not keep it open for longer.
             Circuit::Open { until } if !probe => Circuit::Open { until },
@@ -154,8 +190,9 @@ impl Drop for Trial {
     /// A probe that was called off leaves its place to the next.
     fn drop(&mut self) {
         if self.probe {
-            self.health.set(&self.place, |circuit| match circuit {
-                Circuit::HalfOpen => Circuit::Open { until: Instant::now() },
+            let now = Instant::now();
+            self.health.set(&self.place, now, |circuit| match circuit {
+                Circuit::HalfOpen => Circuit::Open { until: now },
                 other => other,
             });
         }
@@ -189,7 +226,7 @@ mod tests {
         let admit = |at: Instant| health.admit(&target, breaker, at);
         let fail = |at: Instant| admit(at).expect("let through").failed(at);
         fail(now);
-        admit(now).expect("one failure is none").succeeded();
+        admit(now).expect("one failure is none").succeeded(now);
         fail(now);
         fail(now);
         assert!(admit(now).is_none(), "open");
@@ -203,12 +240,24 @@ mod tests {
         let probe =
             health.admit(&target, breaker, Instant::now() + Duration::from_secs(60)).expect("the next one");
         assert_eq!(health.report()[0].circuit, "half-open");
-        probe.succeeded();
+        probe.succeeded(now);
+        fail(now);
+        fail(now);
+        let mut probe = admit(now + Duration::from_secs(10)).expect("one may try");
+        probe.answers(now);
+        let other = admit(now).expect("so may others, once it speaks");
+        probe.failed(now);
+        assert!(admit(now).is_none(), "it died");
+        other.succeeded(now);
         assert!(admit(now).is_some() && admit(now).is_some());
         let off = Breaker { failures: 0, ..breaker };
         for _ in 0..9 {
             health.admit(&target, off, now).expect("never opens").failed(now);
         }
+        health.sweep(now + MEMORY / 2);
+        assert_eq!(health.report().len(), 1);
+        health.sweep(now + MEMORY * 2);
+        assert!(health.report().is_empty());
     }
 
     #[test]
@@ -223,6 +272,8 @@ mod tests {
         health.rest(endpoint, "b", until + Duration::from_secs(1));
         assert!(!health.has_fresh_key(endpoint, now));
         assert_eq!(health.key(endpoint, now), Some("a"), "the one that is back sooner");
+        assert_eq!(health.resting(now), BTreeMap::from([("p".to_owned(), 2)]));
+        assert_eq!(health.resting(until)["p"], 1);
         assert!(health.has_fresh_key(endpoint, until));
     }
 }

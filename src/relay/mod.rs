@@ -34,7 +34,7 @@ use crate::chat::Request;
 use crate::event::{Event, Start};
 use crate::limits::ledger::Account;
 use crate::log::{Batch, Draft, Framing, LogId, Position};
-use crate::metrics::{Metrics, Sampler};
+use crate::metrics::{Metrics, Of, Sampler};
 use crate::provider::{Ask, Provider};
 use crate::store::{self, Meta, Store};
 use crate::surface::Format;
@@ -159,7 +159,8 @@ impl Relay {
         let running = Running::new(id, spec.on_disconnect);
         lock(&self.running).insert(id, running.clone());
         self.metrics.streams_running.inc();
-        let job = pump::Job::new(running.clone(), spec.request, spec.route, spec.account, spec.known_as, head);
+        let job =
+            pump::Job::new(running.clone(), spec.request, spec.route, spec.account, spec.known_as, head);
         Ok(Created { id, running, job })
     }
 
@@ -235,7 +236,8 @@ impl Relay {
 
     /// One question to a provider that is answered by one JSON body, beside any stream. Not retried.
     pub async fn call(&self, target: &Target, ask: Ask, timeouts: &Timeouts) -> Result<Bytes, Fault> {
-        let answer = self.upstreams.call(target, ask, timeouts).await;
+        let key = self.health.key(&target.endpoint, std::time::Instant::now());
+        let answer = self.upstreams.call(target, key, ask, timeouts).await;
         answer.inspect_err(|fault| self.metrics.upstream_error(fault.code))
     }
 
@@ -283,6 +285,17 @@ impl Relay {
         self.store.sweep();
         self.metrics.bytes_held.set(i64::try_from(self.store.held()).unwrap_or(i64::MAX));
         lock(&self.tails).retain(|_, tail| tail.strong_count() > 0);
+        let now = std::time::Instant::now();
+        self.health.sweep(now);
+        let (open, resting) = (&self.metrics.circuits_open, &self.metrics.keys_resting);
+        open.clear();
+        for target in self.health.report().into_iter().filter(|target| target.circuit != "closed") {
+            open.get_or_create_owned(&Of { provider: target.provider }).inc();
+        }
+        resting.clear();
+        for (provider, keys) in self.health.resting(now) {
+            resting.get_or_create_owned(&Of { provider }).set(keys as i64);
+        }
     }
 }
 

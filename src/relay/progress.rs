@@ -4,8 +4,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::seam::Seam;
-use crate::event::{Event, Usage};
+use super::seam::{Joint, Seam};
+use crate::event::{Event, Status, Usage};
 
 /// How long an answer is listened to before its pace is judged.
 const PACE_WINDOW: Duration = Duration::from_secs(10);
@@ -56,9 +56,13 @@ impl Progress {
         }
     }
 
-    /// The text so far, if that is all that was said.
-    pub fn only_text(&self) -> Option<&str> {
-        (!self.beyond_text && !self.text.is_empty()).then_some(&self.text)
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether nothing but text was said, all of which is here.
+    pub fn only_text(&self) -> bool {
+        self.keeps_text && !self.beyond_text
     }
 
     /// Tokens of the text so far, roughly.
@@ -66,78 +70,102 @@ impl Progress {
         (self.text.len() as u64).div_ceil(TOKEN_BYTES)
     }
 
+    /// Bytes said by this request.
+    pub fn said(&self) -> u64 {
+        self.bytes
+    }
+
     /// Another request goes on from here.
     pub fn go_on(&mut self) {
-        self.before = Some(self.usage());
+        self.before = self.cost();
         (self.bytes, self.counted, self.pace) = (0, None, None);
-        self.seam = Some(Seam::new(self.text.clone()));
         self.times_gone_on += 1;
+    }
+
+    /// What comes next is asked for in this way.
+    pub fn meet(&mut self, joint: Joint) {
+        let goes_on = self.goes_on() && !self.text.is_empty();
+        self.seam = goes_on.then(|| Seam::new(&self.text, joint));
     }
 
     pub fn times_gone_on(&self) -> u32 {
         self.times_gone_on
     }
 
-    /// What was spent, if anything was said or counted at all.
-    pub fn cost(&self) -> Option<Usage> {
-        let spent = self.bytes > 0 || self.counted.is_some() || self.before.is_some();
-        spent.then(|| self.usage())
-    }
-
     /// Whether this request goes on with another's answer: its frames are not the first one's any more.
     pub fn goes_on(&self) -> bool {
-        self.seam.is_some()
+        self.times_gone_on > 0
     }
 
-    /// Takes an event and returns what of it is news, its counts those of the whole answer.
-    pub fn take(&mut self, event: Event, news: &mut Vec<Event>) {
-        let event = match event {
+    /// Takes a frame's events and returns what of them is news, their counts those of the whole answer.
+    pub fn take(&mut self, mut events: Vec<Event>) -> Vec<Event> {
+        if self.seam.is_none() {
+            events.iter_mut().for_each(|event| self.note(event));
+            return events;
+        }
+        let mut news = Vec::with_capacity(events.len());
+        for event in events {
+            match event {
+                Event::Token(piece) => {
+                    self.bytes += piece.len() as u64;
+                    let piece = self.seam.as_mut().map_or_else(String::new, |seam| seam.push(piece));
+                    self.say(piece, &mut news);
+                }
+                // What the model thinks about how to go on is not part of the answer.
+                Event::Reasoning(text) => self.bytes += text.len() as u64,
+                Event::Signature(_) => {}
+                mut other => {
+                    // Of an answer that broke off, what is held may be half a repeat.
+                    if matches!(&other, Event::Done(done) if done.status == Status::Completed) {
+                        let rest = self.seam.as_mut().map_or_else(String::new, Seam::finish);
+                        self.say(rest, &mut news);
+                    }
+                    self.note(&mut other);
+                    news.push(other);
+                }
+            }
+        }
+        news
+    }
+
+    fn note(&mut self, event: &mut Event) {
+        match event {
             Event::Token(piece) => {
                 self.bytes += piece.len() as u64;
-                let piece = match &mut self.seam {
-                    Some(seam) => seam.push(&piece),
-                    None => piece,
-                };
-                return self.say(piece, news);
+                self.keep(piece);
             }
-            Event::Reasoning(_) | Event::Signature(_) if self.goes_on() => return,
-            Event::Reasoning(text) => {
+            Event::Reasoning(text) | Event::Refusal(text) => {
                 self.bytes += text.len() as u64;
                 self.beyond_text = true;
-                Event::Reasoning(text)
             }
             Event::Tool(tool) => {
                 self.bytes += tool.arguments.as_ref().map_or(0, |text| text.len() as u64);
                 self.beyond_text = true;
-                Event::Tool(tool)
             }
-            Event::Refusal(text) => {
-                self.bytes += text.len() as u64;
-                self.beyond_text = true;
-                Event::Refusal(text)
-            }
+            Event::Signature(_) => self.beyond_text = true,
             Event::Usage(usage) => {
-                self.counted = Some(usage);
-                Event::Usage(self.with_earlier(usage))
+                self.counted = Some(*usage);
+                *usage = self.with_earlier(*usage);
             }
-            Event::Done(mut done) => {
-                let rest = self.seam.as_mut().map_or_else(String::new, Seam::finish);
-                self.say(rest, news);
+            Event::Done(done) => {
                 self.counted = done.usage.or(self.counted);
-                done.usage = self.counted.map(|counted| self.with_earlier(counted)).or(self.before);
-                Event::Done(done)
+                // What the provider of a whole answer did not say is not made up.
+                done.usage = if self.goes_on() { self.cost() } else { self.counted };
             }
-            other => other,
-        };
-        news.push(event);
+            Event::Start(_) | Event::Notice(_) => {}
+        }
     }
 
     fn say(&mut self, piece: String, news: &mut Vec<Event>) {
         if !piece.is_empty() {
-            if self.keeps_text {
-                self.text.push_str(&piece);
-            }
+            self.keep(&piece);
             news.push(Event::Token(piece));
+        }
+    }
+
+    fn keep(&mut self, piece: &str) {
+        if self.keeps_text {
+            self.text.push_str(piece);
         }
     }
 
@@ -145,7 +173,13 @@ impl Progress {
         self.before.map_or(usage, |before| before + usage)
     }
 
-    /// What the whole answer has cost so far: as counted, else roughly.
+    /// What the whole answer has cost so far, if anything was said or counted at all: as counted, else roughly.
+    pub fn cost(&self) -> Option<Usage> {
+        let spent = self.bytes > 0 || self.counted.is_some();
+        if spent { Some(self.usage()) } else { self.before }
+    }
+
+    /// What the whole answer has cost so far, with the request that is under way: as counted, else roughly.
     pub fn usage(&self) -> Usage {
         let said = self.bytes.div_ceil(TOKEN_BYTES);
         let here = match self.counted {
@@ -171,5 +205,77 @@ impl Progress {
         }
         self.pace = Some(Pace { since: now, bytes: self.bytes });
         Some((self.bytes - pace.bytes) as f64 / TOKEN_BYTES as f64 / passed.as_secs_f64())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Done;
+
+    fn token(text: &str) -> Event {
+        Event::Token(text.into())
+    }
+
+    fn counted(input_tokens: u64, output_tokens: u64) -> Usage {
+        Usage { input_tokens, output_tokens, ..Usage::default() }
+    }
+
+    fn done(usage: Option<Usage>) -> Event {
+        Event::Done(Done { usage, ..Done::ended(Status::Completed) })
+    }
+
+    #[test]
+    fn what_an_answer_costs_is_counted_by_its_provider_or_roughly_by_us() {
+        let mut progress = Progress::new(40, true);
+        assert_eq!(progress.cost(), None);
+        progress.take(vec![token("eight by")]);
+        let roughly = Usage { estimated: true, ..counted(10, 2) };
+        assert_eq!(progress.cost(), Some(roughly));
+        progress.take(vec![Event::Usage(counted(7, 3))]);
+        assert_eq!(progress.cost(), Some(counted(7, 3)));
+        // What is said after a count that came with the first word is not free.
+        progress.take(vec![token(&"x".repeat(400))]);
+        assert_eq!(progress.cost(), Some(Usage { estimated: true, ..counted(7, 102) }));
+        assert_eq!(progress.take(vec![done(Some(counted(7, 90)))]), [done(Some(counted(7, 90)))]);
+        assert_eq!(Progress::new(4, true).take(vec![token("a"), done(None)]), [token("a"), done(None)]);
+    }
+
+    #[test]
+    fn counts_of_a_continuation_are_those_of_the_whole_answer() {
+        let mut progress = Progress::new(40, true);
+        progress.take(vec![token("eight by")]);
+        progress.go_on();
+        // Asked in vain: nothing came of it.
+        progress.go_on();
+        progress.meet(Joint::Exact);
+        let news = progress.take(vec![token("tes"), Event::Usage(counted(12, 1)), done(None)]);
+        let both = Usage { estimated: true, ..counted(22, 3) };
+        assert_eq!(news, [token("tes"), Event::Usage(both), done(Some(both))]);
+        assert_eq!((progress.text(), progress.times_gone_on()), ("eight bytes", 2));
+    }
+
+    #[test]
+    fn thoughts_about_going_on_are_left_out_and_calls_are_not() {
+        let mut progress = Progress::new(0, true);
+        progress.take(vec![token("Hel")]);
+        assert!(progress.only_text());
+        progress.go_on();
+        progress.meet(Joint::InWords);
+        let call = Event::Tool(crate::event::Tool::default());
+        let news = progress.take(vec![Event::Reasoning("hm".into()), token("lo"), call.clone()]);
+        assert_eq!(news, [token("lo"), call]);
+        assert!(!progress.only_text());
+    }
+
+    #[test]
+    fn the_pace_is_told_over_a_while() {
+        let (mut progress, begun) = (Progress::new(0, false), Instant::now());
+        progress.take(vec![token("first")]);
+        assert_eq!(progress.pace(begun), None);
+        progress.take(vec![token(&"x".repeat(80))]);
+        assert_eq!(progress.pace(begun + PACE_WINDOW / 2), None);
+        assert_eq!(progress.pace(begun + PACE_WINDOW), Some(2.0));
+        assert_eq!(progress.pace(begun + PACE_WINDOW * 2), Some(0.0));
     }
 }

@@ -4,14 +4,17 @@
 //! The pump is the only writer of its log. It stops for its provider's end, for a cancel, for a deadline or for a
 //! full store, and whatever stops it is said in the log. Only a log that was taken away ends without a word.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use bytes::Bytes;
+use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{Span, info, info_span, warn};
 
 use super::guard::Guard;
 use super::halt::{Halt, ending};
+use super::health::Trial;
 use super::progress::Progress;
 use super::route::{Route, Target};
 use super::running::Running;
@@ -43,10 +46,18 @@ pub struct Job {
     pub(super) began: Instant,
     /// When the reader last heard something.
     pub(super) spoke: Option<Instant>,
+    /// When the request that is under way last said something.
+    heard: Option<Instant>,
     pub(super) progress: Progress,
+    /// The request that is under way, as its target's circuit sees it.
+    pub(super) trial: Option<Trial>,
+    /// The request that is under way ends in the beginning of its answer.
+    pub(super) prefilled: bool,
+    /// A model refused that: models are told to go on instead.
+    pub(super) in_words: bool,
     /// What came before the first word, until it is clear that the answer is not a failure.
     early: Early,
-    /// Something of the answer is out, though it was not a word.
+    /// Something of the answer is out, be it not a word.
     pub(super) committed: bool,
     guard: Guard,
     /// The parent of what is logged here. Never entered: that would cost something at every poll.
@@ -92,6 +103,10 @@ impl Job {
             weight: 0,
             began: Instant::now(),
             spoke: None,
+            heard: None,
+            trial: None,
+            prefilled: false,
+            in_words: false,
             early: Early::default(),
             committed: false,
             guard,
@@ -140,20 +155,15 @@ impl Job {
         target: &Target,
         key: Option<&str>,
     ) -> Result<(), Halt> {
-        self.early = Early::default();
-        let policy = self.route.policy;
-        let prefill = policy.continuing.prefill.unwrap_or(target.endpoint.dialect.prefills());
-        let gone_on = self.progress.goes_on().then(|| {
-            let text = self.progress.only_text().unwrap_or_default();
-            self.request.gone_on(text, self.progress.text_tokens(), prefill)
-        });
-        let ask = target.endpoint.dialect.ask(gone_on.as_ref().unwrap_or(&self.request), &target.model);
+        (self.early, self.heard) = (Early::default(), None);
+        let ask = target.endpoint.dialect.ask(&self.asking(target), &target.model);
         let ask = ask.map_err(|invalid| Fault::new("invalid", invalid.to_string(), false))?;
         let asked = Instant::now();
         let _open = Open::new(relay);
         let answer = {
             let deadline = self.deadline(asked);
-            let call = relay.upstreams.ask(target, key, ask, policy.timeouts.connect, now_ms() / 1000);
+            let connect = self.route.policy.timeouts.connect;
+            let call = relay.upstreams.ask(target, key, ask, connect, now_ms() / 1000);
             self.guard.wait(deadline, call).await?
         };
         let mut decoder = target.endpoint.dialect.decoder(relay.options.event_bytes);
@@ -172,8 +182,7 @@ impl Job {
     ) -> Result<(), Halt> {
         let mut frames = Vec::new();
         loop {
-            let deadline = self.deadline(asked);
-            let chunk = self.guard.wait(deadline, body.chunk()).await?;
+            let chunk = self.chunk(relay, &mut body, asked).await?;
             let decoded = match &chunk {
                 Some(bytes) => decoder.push(bytes, &mut frames),
                 None => decoder.finish(&mut frames),
@@ -187,6 +196,21 @@ impl Job {
                 return Err(Fault::new("upstream_truncated", message, true).into());
             }
         }
+    }
+
+    /// The next bytes. What is held back goes out meanwhile, once it has waited for long enough.
+    async fn chunk(&mut self, relay: &Relay, body: &mut Body, asked: Instant) -> Result<Option<Bytes>, Halt> {
+        let deadline = self.deadline(asked);
+        let mut chunk = pin!(body.chunk());
+        if let Some(since) = self.early.since {
+            let waited = self.guard.wait(deadline, chunk.as_mut());
+            if let Ok(chunk) = timeout_at(since + EARLY_PATIENCE, waited).await {
+                return chunk;
+            }
+            let early = std::mem::take(&mut self.early.drafts);
+            self.publish(relay, early, 0, false).await?;
+        }
+        self.guard.wait(deadline, chunk).await
     }
 
     async fn whole(
@@ -210,46 +234,39 @@ impl Job {
             return Ok(false);
         }
         let mut drafts = std::mem::take(&mut self.early.drafts);
-        let (at_ms, mut done, mut spoken) = (now_ms(), None, 0);
+        let (at_ms, before, mut done) = (now_ms(), self.progress.said(), None);
         for frame in frames.drain(..) {
-            let mut news = Vec::with_capacity(frame.events.len());
             let raw = frame.raw.filter(|_| !self.progress.goes_on());
-            frame.events.into_iter().for_each(|event| self.progress.take(event, &mut news));
-            spoken += news.iter().filter(|event| SPOKEN.contains(&(event.kind() as u8))).count() as u64;
-            if let Some(Event::Done(ending)) = news.last() {
-                done = Some(ending.clone());
-            }
-            Frame { events: news, raw }.into_drafts(at_ms, &mut drafts);
+            let events = self.progress.take(frame.events);
+            done = done.or(events.iter().find_map(|event| match event {
+                Event::Done(done) => Some(done.clone()),
+                _ => None,
+            }));
+            Frame { events, raw }.into_drafts(at_ms, &mut drafts);
         }
-        let silent = self.spoke.is_none() && spoken == 0;
+        let spoken = drafts.iter().filter(|draft| SPOKEN.contains(&draft.kind)).count() as u64;
+        if spoken > 0 || self.progress.said() > before {
+            self.hear();
+        }
+        let silent = !self.committed && spoken == 0;
         if let Some(Done { status: Status::Failed, error: Some(error), .. }) = &done
             && (silent || self.may_go_on())
         {
-            drafts.retain(|draft| draft.kind != Kind::Done as u8);
             let fault = Fault::new("upstream_error", error.message.clone(), true);
-            if !silent && !drafts.is_empty() {
-                self.append(relay, drafts, false).await?;
-                self.count_spoken(relay, spoken);
+            drafts.retain(|draft| draft.kind != Kind::Done as u8);
+            if !silent {
+                self.publish(relay, drafts, spoken, false).await?;
             }
             return Err(fault.into());
         }
         if silent && done.is_none() && self.hold(&mut drafts) {
             return Ok(false);
         }
-        if let Some(since) = self.early.since.take() {
-            relay.metrics.first_frame_held.observe(since.elapsed().as_secs_f64());
-        }
-        self.committed = true;
-        self.note_id(relay, &drafts).await?;
-        self.append(relay, drafts, done.is_some()).await?;
-        self.running.spoke();
-        if let Some(error) = done.as_ref().and_then(|done| done.error.as_ref()) {
-            relay.metrics.upstream_error(&error.code);
-        }
-        if spoken > 0 {
-            self.count_spoken(relay, spoken);
-        }
-        if done.is_some() {
+        self.publish(relay, drafts, spoken, done.is_some()).await?;
+        if let Some(done) = done {
+            if let Some(error) = done.error {
+                relay.metrics.upstream_error(&error.code);
+            }
             return Ok(true);
         }
         if !self.charge() {
@@ -259,11 +276,44 @@ impl Job {
         Ok(false)
     }
 
+    /// Lets readers have what came.
+    async fn publish(
+        &mut self,
+        relay: &Relay,
+        drafts: Vec<Draft>,
+        spoken: u64,
+        seal: bool,
+    ) -> Result<(), Halt> {
+        if drafts.is_empty() {
+            return Ok(());
+        }
+        if let Some(since) = self.early.since.take() {
+            relay.metrics.first_frame_held.observe(since.elapsed().as_secs_f64());
+        }
+        self.committed = true;
+        self.note_id(relay, &drafts).await?;
+        self.append(relay, drafts, seal).await?;
+        self.running.spoke();
+        if spoken > 0 {
+            self.count_spoken(relay, spoken);
+        }
+        Ok(())
+    }
+
+    /// The request that is under way has said something.
+    fn hear(&mut self) {
+        if self.heard.replace(Instant::now()).is_none()
+            && let Some(trial) = &mut self.trial
+        {
+            trial.answers(std::time::Instant::now());
+        }
+    }
+
     /// Keeps drafts that hold no word yet; false if they have waited for long enough or are too many.
     fn hold(&mut self, drafts: &mut Vec<Draft>) -> bool {
         let since = *self.early.since.get_or_insert_with(Instant::now);
         let size: usize = drafts.iter().map(Draft::weight).sum();
-        let holds = !self.committed && since.elapsed() < EARLY_PATIENCE && size < EARLY_BYTES;
+        let holds = since.elapsed() < EARLY_PATIENCE && size < EARLY_BYTES;
         if holds {
             self.early.drafts = std::mem::take(drafts);
         }
@@ -272,7 +322,9 @@ impl Job {
 
     fn check_pace(&mut self) -> Result<(), Halt> {
         let floor = self.route.policy.min_tokens_per_s;
+        // Who has not begun to speak may be thinking: that is for the first token's deadline.
         if floor > 0.0
+            && self.heard.is_some()
             && let Some(pace) = self.progress.pace(std::time::Instant::now())
             && pace < floor
         {
@@ -330,10 +382,8 @@ impl Job {
         metrics.upstream_tokens_unread.inc_by(self.running.unread());
         metrics.streams.get_or_create_owned(&Ended { status: done.status.as_str() }).inc();
         metrics.operation_duration.observe(self.began.elapsed().as_secs_f64());
+        self.account.settle(done.usage.or(self.progress.cost()), self.charged, since_start());
         if let Some(usage) = done.usage {
-            self.account.settle(usage);
-            let tokens = usage.input_tokens + usage.output_tokens;
-            self.account.refund(self.charged.saturating_sub(tokens));
             for (gen_ai_token_type, count) in [("input", usage.input_tokens), ("output", usage.output_tokens)]
             {
                 metrics.token_usage.get_or_create_owned(&TokenType { gen_ai_token_type }).inc_by(count);
@@ -352,16 +402,16 @@ impl Job {
     /// The next deadline and its error code.
     fn deadline(&self, asked: Instant) -> Option<(Instant, &'static str)> {
         let timeouts = self.route.policy.timeouts;
-        let silence = match self.spoke {
+        let silence = match self.heard {
             // The first word of an answer in one piece is its last.
             None if !self.request.stream => {
                 (timeouts.first_token.max(WHOLE_PATIENCE), asked, "first_token_timeout")
             }
             None => (timeouts.first_token, asked, "first_token_timeout"),
-            Some(spoke) => (timeouts.between_tokens, spoke, "between_tokens_timeout"),
+            Some(heard) => (timeouts.between_tokens, heard, "between_tokens_timeout"),
         };
         let silence =
-            if timeouts.first_token.is_zero() && self.spoke.is_none() { None } else { Some(silence) };
+            if timeouts.first_token.is_zero() && self.heard.is_none() { None } else { Some(silence) };
         let total = (timeouts.total, self.began, "total_timeout");
         let limits = silence.into_iter().chain([total]).filter(|(limit, ..)| !limit.is_zero());
         limits.map(|(limit, from, code)| (from + limit, code)).min()

@@ -104,9 +104,15 @@ impl Upstreams {
     }
 
     /// Sends the request and reads the answer, which must be one JSON body, within the patience for a first token.
-    pub async fn call(&self, target: &Target, ask: Ask, timeouts: &Timeouts) -> Result<Bytes, Fault> {
+    pub async fn call(
+        &self,
+        target: &Target,
+        key: Option<&str>,
+        ask: Ask,
+        timeouts: &Timeouts,
+    ) -> Result<Bytes, Fault> {
         let answer = async {
-            match self.ask(target, ask, timeouts.connect, 0).await? {
+            match self.ask(target, key, ask, timeouts.connect, 0).await? {
                 Answer::Whole(mut body) => body.whole(CALL_BYTES).await.map(Bytes::from),
                 Answer::Stream(_) => {
                     let message = format!("provider {} did not answer with JSON", target.endpoint.name);

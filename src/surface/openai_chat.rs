@@ -3,6 +3,7 @@
 //! Frames of a provider of the same dialect are forwarded byte for byte under our ids; everything else is encoded
 //! from the canonical events. Never more data events than OpenAI would send: SDKs yield them to the program.
 
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use super::Format;
@@ -40,17 +41,24 @@ pub struct Encoder {
     log: LogId,
     start: Option<Start>,
     said_role: bool,
+    /// The first frames that were forwarded. They name the answer, for when something of ours goes on with it.
+    forwarded: Option<Bytes>,
+    /// `id`, `created` and `model` of each chunk of ours.
+    name: Option<Value>,
 }
 
 impl Encoder {
     pub fn new(format: Format, log: LogId) -> Encoder {
-        Encoder { format, log, start: None, said_role: false }
+        Encoder { format, log, start: None, said_role: false, forwarded: None, name: None }
     }
 
     pub fn encode(&mut self, record: &Record, out: &mut Vec<u8>) {
         match &record.draft.framing {
             Framing::Raw(raw) if raw.dialect == DIALECT => {
                 self.said_role = true;
+                if self.forwarded.is_none() {
+                    self.forwarded = Some(raw.bytes.clone());
+                }
                 super::forward(out, raw, self.id(record), self.format.usage);
             }
             // Its frame follows.
@@ -128,11 +136,31 @@ impl Encoder {
         sse::write(out, id.as_ref().map(|id| id as _), "", None, chunk.to_string().as_bytes());
     }
 
-    fn envelope(&self) -> Value {
-        json!({"id": format!("chatcmpl-{}", self.log), "object": "chat.completion.chunk",
-               "created": self.start.as_ref().map_or(0, |start| start.created_at),
-               "model": self.start.as_ref().map_or("", |start| &start.model)})
+    fn envelope(&mut self) -> Value {
+        let (forwarded, log, start) = (&self.forwarded, self.log, &self.start);
+        let name = self.name.get_or_insert_with(|| {
+            forwarded.as_deref().and_then(name).unwrap_or_else(|| {
+                json!({"id": format!("chatcmpl-{log}"), "object": "chat.completion.chunk",
+                       "created": start.as_ref().map_or(0, |start| start.created_at),
+                       "model": start.as_ref().map_or("", |start| &start.model)})
+            })
+        });
+        name.clone()
     }
+}
+
+/// How a provider's first frames name its answer. Some (Azure) send one without a name before it.
+fn name(bytes: &[u8]) -> Option<Value> {
+    let (mut parser, mut found) = (sse::Parser::new(bytes.len() + 1), None);
+    let _fits = parser.feed(bytes, |frame| {
+        let said: Value = serde_json::from_str(&frame.data).unwrap_or_default();
+        if found.is_none() && said["id"].as_str().is_some_and(|id| !id.is_empty()) {
+            found =
+                Some(json!({"id": said["id"], "object": "chat.completion.chunk", "created": said["created"],
+                                "model": said["model"]}));
+        }
+    });
+    found
 }
 
 fn counts(usage: Usage) -> Value {

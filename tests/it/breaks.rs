@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::harness::provider::{chunk, frame};
 use crate::harness::sse::{BodyEnd, text_of, types};
-use crate::harness::{FakeProvider, Gate, Script, Server, chat, hi, soon};
+use crate::harness::{BROKEN_FOR_GOOD, FakeProvider, Gate, Script, Server, chat, hi, soon};
 
 /// Ways in which an answer breaks after its first token, and the code of each.
 fn breaks() -> Vec<(&'static str, Script, &'static str)> {
@@ -32,7 +32,7 @@ fn breaks() -> Vec<(&'static str, Script, &'static str)> {
 async fn native_viewers_get_done_failed_and_a_clean_end() {
     for (what, script, code) in breaks() {
         let provider = FakeProvider::new([script]).await;
-        let server = Server::before(&provider, "").await;
+        let server = Server::before(&provider, BROKEN_FOR_GOOD).await;
         let id = server.start(&hi()).await;
         let mut viewer = server.sse(&format!("/v1/streams/{id}/events")).await;
         let events = viewer.rest().await;
@@ -56,7 +56,7 @@ async fn native_viewers_get_done_failed_and_a_clean_end() {
 async fn openai_viewers_get_an_error_frame_and_a_broken_body() {
     for (what, script, code) in breaks() {
         let provider = FakeProvider::new([script]).await;
-        let server = Server::before(&provider, "").await;
+        let server = Server::before(&provider, BROKEN_FOR_GOOD).await;
         let mut viewer = server.sse_of(server.post("/v1/chat/completions", &chat())).await;
         let events = viewer.rest().await;
         let error = events.last().unwrap().json();
@@ -112,7 +112,7 @@ fn large_answer_that_breaks() -> (Script, usize) {
 async fn a_slow_reader_on_http1_gets_the_error_frame_too() {
     let (script, size) = large_answer_that_breaks();
     let provider = FakeProvider::new([script]).await;
-    let server = Server::before(&provider, "").await;
+    let server = Server::before(&provider, BROKEN_FOR_GOOD).await;
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     socket.connect(&server.address.into()).unwrap();
@@ -161,7 +161,7 @@ async fn a_slow_reader_on_http1_gets_the_error_frame_too() {
 async fn a_slow_reader_on_http2_gets_the_error_frame_too() {
     let (script, size) = large_answer_that_breaks();
     let provider = FakeProvider::new([script]).await;
-    let server = Server::before(&provider, "").await;
+    let server = Server::before(&provider, BROKEN_FOR_GOOD).await;
     let socket = tokio::net::TcpStream::connect(server.address).await.unwrap();
     let (sender, connection) = h2::client::handshake(socket).await.unwrap();
     let driver = tokio::spawn(connection);
@@ -206,7 +206,7 @@ async fn a_break_on_http2_ends_that_stream_alone() {
     let broken = Script::stream().token("Hel").cut();
     let whole = Script::answer(&["Hello"]);
     let provider = FakeProvider::new([broken, whole]).await;
-    let mut server = Server::before(&provider, "").await;
+    let mut server = Server::before(&provider, BROKEN_FOR_GOOD).await;
     server.client = relaystream::tls::client().http2_prior_knowledge().build().unwrap();
     let mut first = server.sse_of(server.post("/v1/chat/completions", &chat())).await;
     let events = first.rest().await;
@@ -303,8 +303,7 @@ async fn a_cut_at_every_byte_loses_nothing_that_came_and_is_never_success() {
     let ends = body.len();
     for at in (0..ends).step_by(7).chain([ends - 2, ends - 1]) {
         let provider = FakeProvider::new([Script::stream().send(&body.as_bytes()[..at]).cut()]).await;
-        let models =
-            "[models.m]\ntargets = [{ provider = \"fake\", model = \"fake-1\" }]\nretry = { attempts = 1 }\n";
+        let models = "[models.m]\ntargets = [{ provider = \"fake\", model = \"fake-1\" }]\nretry = { attempts = 1 }\ncontinue = false\n";
         let server = Server::before(&provider, models).await;
         let id = server.start(&json!({"model": "m", "input": "Hi"})).await;
         let events = server.replay(&id).await;

@@ -186,7 +186,7 @@ async fn each_timeout_has_its_own_code_and_closes_the_connection() {
         ("total_ms = 1000", Script::silence(), "total_timeout"),
     ] {
         let provider = FakeProvider::new([script]).await;
-        let settings = format!("timeouts = {{ {timeouts} }}\nretry = {{ attempts = 1 }}");
+        let settings = format!("timeouts = {{ {timeouts} }}\nretry = {{ attempts = 1 }}\ncontinue = false");
         let server = Server::before(&provider, &alias(&settings)).await;
         let id = server.start(&ask()).await;
         let events = server.replay(&id).await;
@@ -298,11 +298,14 @@ async fn an_unreachable_provider_is_tried_again_too() {
 }
 
 #[tokio::test]
-async fn nothing_is_asked_again_after_the_first_token() {
+async fn nothing_is_asked_again_after_the_first_token_where_nothing_is_gone_on_with() {
     for broken in [Script::stream().token("Hel").cut(), Script::stream().token("Hel").reset()] {
         let provider = FakeProvider::new([broken, Script::answer(&["never"])]).await;
-        let server =
-            Server::before(&provider, &alias("retry = { attempts = 3, base_ms = 1, max_ms = 5 }")).await;
+        let server = Server::before(
+            &provider,
+            &alias("retry = { attempts = 3, base_ms = 1, max_ms = 5 }\ncontinue = false"),
+        )
+        .await;
         let id = server.start(&ask()).await;
         let events = server.replay(&id).await;
         assert_eq!((code(&events).as_str(), text_of(&events).as_str()), ("upstream_truncated", "Hel"));

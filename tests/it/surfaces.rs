@@ -18,7 +18,13 @@ fn token(text: &str) -> Event {
 }
 
 fn usage() -> Usage {
-    Usage { input_tokens: 10, output_tokens: 4, cached_tokens: Some(3), reasoning_tokens: Some(2), ..Usage::default() }
+    Usage {
+        input_tokens: 10,
+        output_tokens: 4,
+        cached_tokens: Some(3),
+        reasoning_tokens: Some(2),
+        ..Usage::default()
+    }
 }
 
 fn completed() -> Done {

@@ -111,7 +111,9 @@ async function runSuite(suite, parts, bin) {
   try {
     const upstream = await (suite.llmock ? startLlmock(parts.llmock) : startProvider(parts.node, path.join(here, suite.provider ?? "provider.mjs")));
     mine.push(upstream.child);
-    const relay = await startRelay(bin, upstream.url, suite.config?.replaceAll("UPSTREAM", upstream.url));
+    // What a client makes of an answer that breaks off is not seen in one that is gone on with.
+    const apart = { RELAYSTREAM_DEFAULTS__CONTINUE: "false" };
+    const relay = await startRelay(bin, upstream.url, suite.config?.replaceAll("UPSTREAM", upstream.url), apart);
     mine.push(relay.child);
     const env = {
       PATH: process.env.PATH, HOME: scratch, TMPDIR: scratch, LANG: "C.UTF-8", NO_PROXY: "127.0.0.1", PYTHONDONTWRITEBYTECODE: "1",

@@ -79,6 +79,7 @@ impl From<WireUsage> for Usage {
     fn from(wire: WireUsage) -> Usage {
         let input = [wire.input_tokens, wire.cache_creation_input_tokens, wire.cache_read_input_tokens];
         Usage {
+            estimated: false,
             input_tokens: input.into_iter().flatten().fold(0, u64::saturating_add),
             output_tokens: wire.output_tokens.unwrap_or_default(),
             cached_tokens: wire.cache_read_input_tokens,

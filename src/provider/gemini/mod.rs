@@ -77,6 +77,7 @@ impl From<Counts> for Usage {
     fn from(counts: Counts) -> Usage {
         let known = |count: Option<u64>| count.unwrap_or_default();
         Usage {
+            estimated: false,
             input_tokens: known(counts.prompt_token_count) + known(counts.tool_use_prompt_token_count),
             output_tokens: known(counts.candidates_token_count) + known(counts.thoughts_token_count),
             cached_tokens: counts.cached_content_token_count,

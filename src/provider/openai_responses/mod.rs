@@ -199,6 +199,7 @@ fn failed(error: &Value) -> Done {
 
 fn usage(usage: &Value) -> Option<Usage> {
     usage.is_object().then(|| Usage {
+        estimated: false,
         input_tokens: usage["input_tokens"].as_u64().unwrap_or_default(),
         output_tokens: usage["output_tokens"].as_u64().unwrap_or_default(),
         cached_tokens: usage["input_tokens_details"]["cached_tokens"].as_u64(),

@@ -141,8 +141,9 @@ impl Encoder {
             Ok(Event::Tool(tool)) => self.tool(tool, frames),
             Ok(Event::Usage(usage)) => self.usage = usage,
             Ok(Event::Notice(notice)) => {
-                let asked_again = notice.code == "retried" && self.forwarded.is_some();
-                self.seam |= asked_again || matches!(notice.code.as_str(), "continued" | "fallback");
+                // What came before the first frame is no seam.
+                let begun = self.begun || self.forwarded.is_some();
+                self.seam |= begun && matches!(notice.code.as_str(), "retried" | "continued" | "fallback");
             }
             Ok(Event::Done(done)) => self.done(&done, frames),
             Err(_) => {}

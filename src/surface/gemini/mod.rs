@@ -9,6 +9,7 @@
 mod read;
 mod schema;
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::{Complaint, Surface};
@@ -24,10 +25,12 @@ const DIALECT: u8 = 5;
 
 #[derive(Debug)]
 pub struct Encoder {
-    log: LogId,
     model: String,
     /// The provider's own frames stand for their events. Not after a seam: then others go on with what these began.
     verbatim: bool,
+    /// The first frames that were forwarded: they name the answer, for when something of ours goes on with it.
+    forwarded: Option<Bytes>,
+    id: String,
     /// Calls whose arguments may still grow, in order.
     calls: Vec<ToolCall>,
     usage: Option<Usage>,
@@ -35,12 +38,16 @@ pub struct Encoder {
 
 impl Encoder {
     pub fn new(log: LogId) -> Encoder {
-        Encoder { log, model: String::new(), verbatim: true, calls: Vec::new(), usage: None }
+        let (model, id) = (String::new(), log.to_string());
+        Encoder { model, verbatim: true, forwarded: None, id, calls: Vec::new(), usage: None }
     }
 
     pub fn encode(&mut self, record: &Record, out: &mut Vec<u8>) {
         match &record.draft.framing {
             Framing::Raw(raw) if raw.dialect == DIALECT && self.verbatim => {
+                if self.forwarded.is_none() {
+                    self.forwarded = Some(raw.bytes.clone());
+                }
                 super::forward(out, raw, None, true);
             }
             // Its frame follows.
@@ -127,18 +134,27 @@ impl Encoder {
         sse::write(out, None, "", None, last.to_string().as_bytes());
     }
 
-    fn chunk(&self, part: Value, out: &mut Vec<u8>) {
+    fn chunk(&mut self, part: Value, out: &mut Vec<u8>) {
         sse::write(out, None, "", None, self.envelope(part).to_string().as_bytes());
     }
 
-    fn envelope(&self, part: Value) -> Value {
-        answer(vec![part], &self.model, self.log)
+    fn envelope(&mut self, part: Value) -> Value {
+        if let Some(bytes) = self.forwarded.take() {
+            let mut parser = sse::Parser::new(bytes.len() + 1);
+            let _fits = parser.feed(&bytes, |frame| {
+                let said: Value = serde_json::from_str(&frame.data).unwrap_or_default();
+                let text = |name: &str| said[name].as_str().map(str::to_owned);
+                self.model = text("modelVersion").unwrap_or(std::mem::take(&mut self.model));
+                self.id = text("responseId").unwrap_or(std::mem::take(&mut self.id));
+            });
+        }
+        answer(vec![part], &self.model, &self.id)
     }
 }
 
-fn answer(parts: Vec<Value>, model: &str, log: LogId) -> Value {
+fn answer(parts: Vec<Value>, model: &str, id: &str) -> Value {
     let mut answer = json!({"candidates": [{"content": {"parts": null, "role": "model"}, "index": 0}],
-                            "modelVersion": model, "responseId": log.to_string()});
+                            "modelVersion": model, "responseId": id});
     answer["candidates"][0]["content"]["parts"] = parts.into();
     answer
 }
@@ -263,7 +279,7 @@ pub fn collect(log: LogId, records: &[Record]) -> Vec<u8> {
     let said = calls.len() == transcript.tool_calls.len();
     parts.extend(calls);
     let model = transcript.start.as_ref().map_or("", |start| &start.model);
-    let mut body = answer(parts, model, log);
+    let mut body = answer(parts, model, &log.to_string());
     body["candidates"][0]["finishReason"] = finish_reason(&done, said).into();
     if let Some(usage) = done.usage.or(transcript.usage) {
         body["usageMetadata"] = counts(usage);

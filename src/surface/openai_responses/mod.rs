@@ -110,7 +110,9 @@ impl Encoder {
                 }
             }
             Event::Notice(Notice { code, .. }) => {
-                if code == "continued" || code == "fallback" {
+                // What came before the first frame is no seam.
+                let begun = self.begun || !self.forwarded.is_empty();
+                if begun && (code == "continued" || code == "fallback") {
                     self.catch_up();
                     self.own = true;
                 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::harness::provider::{chunk, closing};
 use crate::harness::sse::BodyEnd;
-use crate::harness::{Answer, Event, FakeProvider, Gate, Script, Server, Sse};
+use crate::harness::{Answer, BROKEN_FOR_GOOD, Event, FakeProvider, Gate, Script, Server, Sse};
 
 fn user(text: &str) -> Value {
     json!({"id": "u1", "role": "user", "parts": [{"type": "text", "text": text}]})
@@ -189,7 +189,7 @@ async fn calls_are_available_once_they_are_whole() {
 #[tokio::test]
 async fn a_broken_answer_is_an_error_and_a_broken_body_also_when_replayed() {
     let provider = FakeProvider::new([Script::stream().token("Hel").end()]).await;
-    let server = Server::before(&provider, "").await;
+    let server = Server::before(&provider, BROKEN_FOR_GOOD).await;
     let mut answer = send(&server, &submit("c", &[user("Hi")])).await;
     let events = answer.rest().await;
     assert_eq!(types(&events), "start start-step text-start text-delta error");

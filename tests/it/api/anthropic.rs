@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::harness::sse::BodyEnd;
-use crate::harness::{Answer, Event, FakeProvider, Script, Server, Sse};
+use crate::harness::{Answer, BROKEN_FOR_GOOD, Event, FakeProvider, Script, Server, Sse};
 
 const TEXT: &str = include_str!("../../fixtures/anthropic/text.sse");
 const TRUNCATED: &str = include_str!("../../fixtures/anthropic/truncated_in_a_block.sse");
@@ -115,7 +115,7 @@ async fn every_provider_answers_in_this_dialect() {
 #[tokio::test]
 async fn a_truncated_answer_is_an_error_and_a_broken_body() {
     let provider = FakeProvider::new([Script::stream().send(TRUNCATED).end()]).await;
-    let server = before(&provider, "").await;
+    let server = before(&provider, BROKEN_FOR_GOOD).await;
     let (viewer, events) = read(&server, &ask()).await;
     assert_eq!(viewer.end, Some(BodyEnd::Broken));
     let last = events.last().expect("events");

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::harness::provider::{chunk, closing, frame, usage};
 use crate::harness::sse::BodyEnd;
-use crate::harness::{Answer, FakeProvider, Gate, Script, Server, chat};
+use crate::harness::{Answer, BROKEN_FOR_GOOD, FakeProvider, Gate, Script, Server, chat};
 
 fn ask() -> Value {
     json!({"contents": [{"role": "user", "parts": [{"text": "Hi"}]}], "vendorOption": {"kept": [1.5]}})
@@ -191,7 +191,7 @@ async fn a_broken_answer_is_an_error_and_a_broken_body() {
         (Script::stream().send(&said).send(late).end(), 503, "overloaded"),
     ] {
         let provider = FakeProvider::new([script]).await;
-        let server = gemini(&provider, "").await;
+        let server = gemini(&provider, BROKEN_FOR_GOOD).await;
         let mut viewer = server.sse_of(server.post(STREAM, &ask())).await;
         let events = viewer.rest().await;
         assert_eq!(viewer.end, Some(BodyEnd::Broken), "{message}");

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::harness::sse::text_of;
-use crate::harness::{Answer, FakeProvider, Gate, Script, Server, chat, hi, nobody_config};
+use crate::harness::{Answer, BROKEN_FOR_GOOD, FakeProvider, Gate, Script, Server, chat, hi, nobody_config};
 
 async fn start(server: &Server, path: &str, body: &Value, key: &str) -> Answer {
     Answer::of(server.send(server.post(path, body).header("idempotency-key", key)).await).await
@@ -122,7 +122,7 @@ async fn a_stream_that_failed_before_its_first_event_gives_its_key_back() {
 async fn one_that_failed_later_or_said_nothing_at_all_keeps_it() {
     let empty = Script::stream().finish();
     let provider = FakeProvider::new([Script::stream().token("Hel").cut(), empty]).await;
-    let server = Server::before(&provider, "").await;
+    let server = Server::before(&provider, BROKEN_FOR_GOOD).await;
     for (key, status) in [("k1", "failed"), ("k2", "completed")] {
         let first = start(&server, "/v1/streams", &hi(), key).await;
         let id = first.header("x-stream-id");

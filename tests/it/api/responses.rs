@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::harness::sse::{BodyEnd, types};
-use crate::harness::{Answer, FakeProvider, Gate, Script, Server, Sse, chat};
+use crate::harness::{Answer, BROKEN_FOR_GOOD, FakeProvider, Gate, Script, Server, Sse, chat};
 
 fn ask() -> Value {
     json!({"model": "fake-1", "input": "Hi", "stream": true})
@@ -230,7 +230,7 @@ async fn cancelled_and_forgotten() {
 #[tokio::test]
 async fn a_broken_answer_fails_and_breaks_the_body() {
     let provider = FakeProvider::new([Script::stream().token("half").cut()]).await;
-    let server = Server::before(&provider, "").await;
+    let server = Server::before(&provider, BROKEN_FOR_GOOD).await;
     let mut viewer = server.sse_of(server.post("/v1/responses", &ask())).await;
     let events = viewer.rest().await;
     let last = events.last().unwrap();

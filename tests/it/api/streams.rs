@@ -195,7 +195,12 @@ async fn cancel_is_idempotent_and_everyone_is_told_by_whom() {
         assert_eq!((&snapshot["status"], &snapshot["by"]), (&json!("cancelled"), &json!("local")));
         assert_eq!(snapshot["text"], "Hel");
     }
-    assert_eq!(viewer.expect("done").await.json(), json!({"status": "cancelled", "by": "local"}));
+    // What was said is paid for, though the provider never came to count it.
+    let usage = json!({"input_tokens": 8, "output_tokens": 1, "estimated": true});
+    assert_eq!(
+        viewer.expect("done").await.json(),
+        json!({"status": "cancelled", "by": "local", "usage": usage})
+    );
     assert!(viewer.next().await.is_none());
     assert_eq!(viewer.end, Some(BodyEnd::Clean));
     provider.abandoned(0).await;

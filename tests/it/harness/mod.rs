@@ -271,6 +271,9 @@ pub fn client() -> reqwest::Client {
     relaystream::tls::client().build().unwrap()
 }
 
+/// For tests of breaks as such: no answer is gone on with.
+pub const BROKEN_FOR_GOOD: &str = "[defaults]\ncontinue = false\n";
+
 /// The smallest request.
 pub fn hi() -> Value {
     serde_json::json!({"model": "fake-1", "input": "Hi"})

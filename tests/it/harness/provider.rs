@@ -174,6 +174,9 @@ impl Request {
     }
 }
 
+/// What to do with the n-th request.
+type Answering = dyn Fn(usize, &Request) -> Script + Send + Sync;
+
 pub struct FakeProvider {
     pub address: SocketAddr,
     seen: watch::Sender<Vec<Request>>,
@@ -183,7 +186,13 @@ pub struct FakeProvider {
 impl FakeProvider {
     /// Answers requests by these scripts in order; the last one is used again and again.
     pub async fn new(scripts: impl Into<Vec<Script>>) -> FakeProvider {
-        let scripts: Arc<[Script]> = scripts.into().into();
+        let scripts: Vec<Script> = scripts.into();
+        FakeProvider::by(move |n, _| scripts[n.min(scripts.len() - 1)].clone()).await
+    }
+
+    /// Answers the n-th request, counted from 0, as it is told.
+    pub async fn by(answer: impl Fn(usize, &Request) -> Script + Send + Sync + 'static) -> FakeProvider {
+        let answer: Arc<Answering> = Arc::new(answer);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let seen = watch::Sender::new(Vec::new());
@@ -192,7 +201,7 @@ impl FakeProvider {
             let mut connections = tokio::task::JoinSet::new();
             loop {
                 let (socket, _) = listener.accept().await.unwrap();
-                connections.spawn(serve(socket, scripts.clone(), shared.clone()));
+                connections.spawn(serve(socket, answer.clone(), shared.clone()));
             }
         });
         FakeProvider { address, seen, accepting }
@@ -204,9 +213,23 @@ impl FakeProvider {
 
     /// Its section of a configuration file. It is named `fake` and is where bare model names go.
     pub fn config(&self) -> String {
+        self.named("fake")
+    }
+
+    /// The same under another name.
+    pub fn named(&self, name: &str) -> String {
         format!(
-            "[providers.fake]\ndialect = \"openai-chat\"\nbase_url = \"{}\"\nkeys = [\"sk-fake\"]\n",
+            "[providers.{name}]\ndialect = \"openai-chat\"\nbase_url = \"{}\"\nkeys = [\"sk-fake\"]\n",
             self.base_url()
+        )
+    }
+
+    /// The same in another dialect.
+    pub fn speaking(&self, name: &str, dialect: &str) -> String {
+        let base_url =
+            if dialect.starts_with("openai") { self.base_url() } else { format!("http://{}", self.address) };
+        format!(
+            "[providers.{name}]\ndialect = \"{dialect}\"\nbase_url = \"{base_url}\"\nkeys = [\"sk-fake\"]\n"
         )
     }
 
@@ -242,7 +265,7 @@ impl Drop for FakeProvider {
     }
 }
 
-async fn serve(mut socket: TcpStream, scripts: Arc<[Script]>, seen: watch::Sender<Vec<Request>>) {
+async fn serve(mut socket: TcpStream, answer: Arc<Answering>, seen: watch::Sender<Vec<Request>>) {
     socket.set_nodelay(true).unwrap();
     let Some(request) = read(&mut socket).await else { return };
     if request.path.split('?').next().is_some_and(|path| path.ends_with("/models")) {
@@ -255,11 +278,12 @@ async fn serve(mut socket: TcpStream, scripts: Arc<[Script]>, seen: watch::Sende
         return;
     }
     let mut n = 0;
+    let asked = request.clone();
     seen.send_modify(|all| {
         n = all.len();
         all.push(request);
     });
-    let script = scripts[n.min(scripts.len() - 1)].clone();
+    let script = answer(n, &asked);
     let (mut read, mut write) = socket.into_split();
     let left = async {
         let mut buffer = [0; 256];

@@ -73,12 +73,13 @@ export async function startLlmock(bin) {
 }
 
 // A relaystream of its own: environment as a newcomer has it, configuration file, empty working directory.
-export async function startRelay(bin, upstream, config = "") {
+export async function startRelay(bin, upstream, config = "", more = {}) {
   const home = mkdtempSync(path.join(scratch, "relay-"));
   writeFileSync(path.join(home, "config.toml"), config);
   const listen = `127.0.0.1:${await freePort()}`;
   const env = {
     PATH: process.env.PATH, HOME: home, NO_PROXY: "127.0.0.1", OPENAI_API_KEY: "test", OPENAI_BASE_URL: `${upstream}/v1`, RELAYSTREAM_LISTEN: listen,
+    ...more,
   };
   const child = launch(bin, ["serve", ...(config ? ["--config", "config.toml"] : [])], { cwd: home, env });
   await answers(child, `http://${listen}/readyz`, 15_000);
