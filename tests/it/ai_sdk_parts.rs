@@ -166,8 +166,13 @@ fn calls_without_ids_get_stable_ones_and_signatures_come_back() {
 
 #[test]
 fn endings_in_the_sdks_words() {
-    let usage =
-        Usage { input_tokens: 2, output_tokens: 3, cached_tokens: Some(1), reasoning_tokens: Some(1) };
+    let usage = Usage {
+        input_tokens: 2,
+        output_tokens: 3,
+        cached_tokens: Some(1),
+        reasoning_tokens: Some(1),
+        estimated: false,
+    };
     let last = |parts, events: &[Event]| {
         blocks(&sent(parts, events)).iter().rev().take(2).map(|block| block.data.clone()).collect::<Vec<_>>()
     };

@@ -78,7 +78,13 @@ fn signature(signature: &str, redacted: bool) -> Event {
 }
 
 fn usage() -> Usage {
-    Usage { input_tokens: 10, output_tokens: 4, cached_tokens: Some(3), reasoning_tokens: Some(2) }
+    Usage {
+        input_tokens: 10,
+        output_tokens: 4,
+        cached_tokens: Some(3),
+        reasoning_tokens: Some(2),
+        estimated: false,
+    }
 }
 
 fn done(reason: &str) -> Event {

@@ -39,8 +39,13 @@ fn parts(answers: &[Value]) -> Vec<Value> {
 }
 
 fn ended(reason: &str) -> Done {
-    let usage =
-        Usage { input_tokens: 10, output_tokens: 7, cached_tokens: Some(3), reasoning_tokens: Some(2) };
+    let usage = Usage {
+        input_tokens: 10,
+        output_tokens: 7,
+        cached_tokens: Some(3),
+        reasoning_tokens: Some(2),
+        estimated: false,
+    };
     Done { finish_reason: Some(reason.into()), usage: Some(usage), ..Done::ended(Status::Completed) }
 }
 
