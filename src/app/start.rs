@@ -22,6 +22,8 @@ pub struct Wish {
     pub on_disconnect: OnDisconnect,
     pub metadata: serde_json::Map<String, serde_json::Value>,
     pub idempotency_key: Option<String>,
+    /// Whether an answer that an identical request got will do; None: as the model's route says.
+    pub cache: Option<bool>,
     /// The answer's id, if its client's dialect lets the client choose it.
     pub message: Option<String>,
     /// What the answer repeats of its request, see `event::Start`.
@@ -35,6 +37,13 @@ pub struct Wish {
 }
 
 impl Wish {
+    /// Whether this asks for what an identical request may have got already.
+    fn shares(&self, by_route: bool) -> bool {
+        // A message that its client named, or goes on with, is its own.
+        let own = self.message.is_some() || self.goes_on.is_some();
+        self.idempotency_key.is_none() && !own && self.cache.unwrap_or(by_route)
+    }
+
     /// Two wishes with the same print ask for the same.
     fn print(&self) -> String {
         let rest = serde_json::json!([self.session, format!("{:?}", self.on_disconnect), self.metadata]);
@@ -45,8 +54,10 @@ impl Wish {
 /// A stream to read.
 pub struct Started {
     pub id: LogId,
-    /// It was started by an earlier request with the same idempotency key.
+    /// It was started by an earlier request, with the same idempotency key or just like this one.
     pub replayed: bool,
+    /// An identical request's answer would have done.
+    pub cache: bool,
     /// Its provider is at work on this node, or was a moment ago.
     pub running: Option<Arc<Running>>,
 }
@@ -93,7 +104,8 @@ impl App {
 
     async fn begin(&self, principal: &Principal, wish: Wish) -> Result<Started, StartError> {
         let print = wish.print();
-        let key = wish.idempotency_key.as_deref().map(|key| format!("idempotency/{}/{key}", principal.key()));
+        let mut key =
+            wish.idempotency_key.as_deref().map(|key| format!("idempotency/{}/{key}", principal.key()));
         if let Some(key) = &key
             && let Some(started) = self.earlier(key, &print).await?
         {
@@ -108,6 +120,14 @@ impl App {
         let dialect = wish.request.original.as_ref().map(|original| original.dialect);
         let mut route = self.settings.load().routes.resolve(&wish.request.model, dialect)?;
         route.draw(random);
+        let cache = wish.shares(route.policy.cache);
+        if cache {
+            let shared = format!("cache/{}/{print}", principal.key());
+            if let Some(started) = self.earlier(&shared, &print).await? {
+                return Ok(Started { cache, ..started });
+            }
+            key = Some(shared);
+        }
         if let Some(target) = route.targets.first() {
             target.endpoint.dialect.ask(&wish.request, &target.model)?;
         }
@@ -141,14 +161,16 @@ impl App {
         };
         let created = self.relay.create(spec).await?;
         let (id, running) = (created.id, created.running.clone());
-        match self.register(key.as_deref(), &print, session.as_ref(), &running).await {
+        let claim = key.as_deref().map(|key| (key, cache));
+        match self.register(claim, &print, session.as_ref(), &running).await {
             Ok(None) => {
                 self.relay.launch(created, permit);
-                Ok(Started { id, replayed: false, running: Some(running) })
+                Ok(Started { id, replayed: false, cache, running: Some(running) })
             }
             other => {
                 self.relay.discard(created).await?;
-                other.map(|earlier| earlier.unwrap_or(Started { id, replayed: true, running: None }))
+                let started = other?.unwrap_or(Started { id, replayed: true, cache, running: None });
+                Ok(Started { cache, ..started })
             }
         }
     }
@@ -167,24 +189,24 @@ impl App {
     /// Makes a created stream known under its key and in its room; or returns the one that has the key already.
     async fn register(
         &self,
-        key: Option<&str>,
+        claim: Option<(&str, bool)>,
         print: &str,
         session: Option<&Arc<Session>>,
         running: &Arc<Running>,
     ) -> Result<Option<Started>, StartError> {
         // The claim comes after the log: whoever finds the key finds the stream.
-        let claimed = match key {
+        let claimed = match claim {
             None => None,
-            Some(key) => {
+            Some((key, cache)) => {
                 let value = format!("{} {print}", running.id);
                 if let Claim::Held(other) = self.relay.store.claim(key, &value, KEY_TTL).await? {
                     return replayed(&other, print).map(Some);
                 }
-                Some((key.to_owned(), value))
+                Some((key.to_owned(), value, cache))
             }
         };
-        if let Some((key, value)) = claimed {
-            self.settle(key, value, running.clone());
+        if let Some((key, value, cache)) = claimed {
+            self.settle(key, value, cache, running.clone());
         }
         if let Some(session) = session {
             self.hub.opened(session, running.clone()).await?;
@@ -207,14 +229,14 @@ impl App {
     }
 
     /// Once a stream has ended its key is held for as long as it can be replayed; one that failed before its provider
-    /// said anything gives its key back at once.
-    fn settle(&self, key: String, value: String, running: Arc<Running>) {
+    /// said anything gives its key back at once; and only a whole answer is one for others (`cache`).
+    fn settle(&self, key: String, value: String, cache: bool, running: Arc<Running>) {
         let (store, window) = (self.relay.store.clone(), self.edge.replay_window);
         let ttl = if window.is_zero() { KEY_TTL } else { window };
         self.tracker.spawn(async move {
             running.finished.cancelled().await;
             let settled = async {
-                if running.mute() {
+                if running.mute() || (cache && !running.completed()) {
                     store.release(&key, &value).await
                 } else {
                     store.claim(&key, &value, ttl).await.map(drop)
@@ -238,5 +260,5 @@ fn replayed(value: &str, print: &str) -> Result<Started, StartError> {
         return Err(StartError::KeyReused);
     }
     let id = id.parse().map_err(|_| StartError::Store(store::Error::NotFound))?;
-    Ok(Started { id, replayed: true, running: None })
+    Ok(Started { id, replayed: true, cache: false, running: None })
 }

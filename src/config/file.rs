@@ -92,6 +92,8 @@ pub struct ModelConfig {
     pub max_continuations: u32,
     /// A stream slower than this has failed; 0: never.
     pub min_tokens_per_s: f64,
+    /// Identical requests of one user share one answer.
+    pub cache: bool,
     /// Whether the model takes the beginning of its own answer; not set: where its dialect is known to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prefill: Option<bool>,
@@ -107,6 +109,7 @@ impl Default for ModelConfig {
             r#continue: true,
             max_continuations: 3,
             min_tokens_per_s: 0.0,
+            cache: false,
             prefill: None,
         }
     }

@@ -299,6 +299,7 @@ fn policy(config: &ModelConfig) -> Result<Policy> {
             prefill: config.prefill,
         },
         min_tokens_per_s: config.min_tokens_per_s,
+        cache: config.cache,
     })
 }
 

@@ -7,13 +7,13 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, json};
 
 use super::error::ApiError;
 use super::extract::{Caller, after, parameter};
-use super::streams::{IDEMPOTENT_REPLAYED, format};
+use super::streams::{format, mark};
 use super::{sse, view, wish};
 use crate::app::App;
 use crate::chat;
@@ -34,16 +34,16 @@ pub async fn stream(
     let query = request.uri().query().unwrap_or_default().to_owned();
     let format = format(&app, &query)?;
     let held = after(request.headers(), &query);
-    let (id, replayed) = match held.as_deref().map(str::parse::<EventId>) {
+    let (id, started) = match held.as_deref().map(str::parse::<EventId>) {
         None => {
             let wish = wanted(&app, &query, request.headers())?;
             let started = app.start(&principal, wish).await?;
-            (started.id, started.replayed)
+            (started.id, Some(started))
         }
         Some(Ok(id)) if id.position.seq == Position::LAST => {
             return Ok(StatusCode::NO_CONTENT.into_response());
         }
-        Some(Ok(id)) => (id.log, false),
+        Some(Ok(id)) => (id.log, None),
         Some(Err(_)) => {
             app.metrics.resumed(Bad::Unknown.as_str());
             return Ok(lost(LogId(0), Bad::Unknown));
@@ -60,8 +60,8 @@ pub async fn stream(
     let ask =
         view::Ask { id, facts: &facts, format, after: held.as_deref(), extensions: request.extensions() };
     let mut response = view::events(&app, &principal, ask).await?;
-    if replayed {
-        response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+    if let Some(started) = started {
+        mark(response.headers_mut(), &started);
     }
     Ok(response)
 }

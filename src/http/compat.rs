@@ -16,7 +16,7 @@ use super::counted::Counted;
 use super::error::ApiError;
 use super::extract::{Caller, JsonBody, parameter};
 use super::sse::{Events, stream_headers};
-use super::streams::IDEMPOTENT_REPLAYED;
+use super::streams::mark;
 use super::{view, wish};
 use crate::app::App;
 use crate::app::start::{Started, Wish};
@@ -64,9 +64,7 @@ pub async fn respond(
     };
     let mut response = answer.unwrap_or_else(ApiError::into_response);
     response.headers_mut().extend(stream_headers(started.id, &facts));
-    if started.replayed {
-        response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
-    }
+    mark(response.headers_mut(), started);
     Ok(response)
 }
 

@@ -76,6 +76,7 @@ pub fn cors(app: Arc<App>) -> CorsLayer {
         "location",
         "retry-after",
         "idempotent-replayed",
+        "x-cache",
         "x-ratelimit-limit",
         "x-ratelimit-remaining",
         "x-ratelimit-after",

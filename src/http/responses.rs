@@ -212,9 +212,7 @@ async fn in_background(
         Json(object).into_response()
     };
     response.headers_mut().extend(stream_headers(started.id, &facts));
-    if started.replayed {
-        response.headers_mut().insert(streams::IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
-    }
+    streams::mark(response.headers_mut(), &started);
     Ok(response)
 }
 

@@ -14,6 +14,7 @@ use super::extract::{Caller, JsonBody, after, parameter, stream_id};
 use super::sse::stream_headers;
 use super::{view, wish};
 use crate::app::App;
+use crate::app::start::Started;
 use crate::auth::Principal;
 use crate::event::{Kind, Status};
 use crate::log::transcript::Transcript;
@@ -23,7 +24,21 @@ use crate::relay::running::Stop;
 use crate::relay::tail::Tail;
 use crate::surface::{Format, Surface};
 
-pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
+
+/// Says whether the stream is another request's.
+pub fn mark(headers: &mut HeaderMap, started: &Started) {
+    match (started.cache, started.replayed) {
+        (true, hit) => {
+            headers.insert(X_CACHE, HeaderValue::from_static(if hit { "hit" } else { "miss" }));
+        }
+        (false, true) => {
+            headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+        }
+        (false, false) => {}
+    }
+}
 
 /// `POST /v1/streams`: 201, or 200 for a repeated idempotency key.
 pub async fn start(
@@ -41,8 +56,8 @@ pub async fn start(
     let mut response = (StatusCode::CREATED, stream_headers(started.id, &facts), Json(body)).into_response();
     if started.replayed {
         *response.status_mut() = StatusCode::OK;
-        response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
     }
+    mark(response.headers_mut(), &started);
     let location =
         HeaderValue::try_from(format!("/v1/streams/{}", started.id)).expect("an id is a header value");
     response.headers_mut().insert(LOCATION, location);

@@ -61,12 +61,19 @@ pub fn wish(
     };
     let key = headers.get("idempotency-key").map(|key| String::from_utf8_lossy(key.as_bytes()).into_owned());
     let idempotency_key = key.map(idempotency_key).transpose()?;
+    let cache = match headers.get("x-cache").map(|value| value.as_bytes()) {
+        None => None,
+        Some(b"on") => Some(true),
+        Some(b"off") => Some(false),
+        Some(_) => return Err(ApiError::bad_request("x-cache must be on or off")),
+    };
     Ok(Wish {
         request,
         session,
         on_disconnect,
         metadata,
         idempotency_key,
+        cache,
         message: None,
         response: None,
         conversation: None,

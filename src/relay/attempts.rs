@@ -20,7 +20,7 @@ use crate::metrics::Code;
 
 /// A key that was refused is not used for so long.
 const KEY_REST: Duration = Duration::from_secs(60);
-/// A key that was told to slow down is not used for so long, unless the provider says otherwise.
+/// A key that was told to slow down is not used for so long, or longer if the provider says so.
 const KEY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Where the search for an answer stands.
@@ -30,6 +30,8 @@ struct Search {
     at: usize,
     /// Requests to that target.
     tried: u32,
+    /// How often another key of that target was taken: each one has its turn, and no second one.
+    rotated: usize,
     /// Requests in all.
     asked: u32,
     /// The last failure, and whose it was.
@@ -66,7 +68,9 @@ impl Job {
                 other => return other,
             };
             relay.metrics.upstream_error(fault.code);
-            let rotated = key.is_some_and(|key| rotate(relay, target, &key, &fault));
+            let rotated = key.is_some_and(|key| rotate(relay, target, &key, &fault))
+                && search.rotated + 1 < target.endpoint.keys.len();
+            search.rotated += usize::from(rotated);
             if let Some(trial) = self.trial.take().filter(|_| fault.retryable && !rotated) {
                 trial.failed(Instant::now());
             }
@@ -197,7 +201,7 @@ impl Job {
 
 impl Search {
     fn next_target(&mut self) {
-        (self.at, self.tried) = (self.at + 1, 0);
+        (self.at, self.tried, self.rotated) = (self.at + 1, 0, 0);
     }
 }
 
@@ -210,7 +214,7 @@ fn resting(target: &Target) -> Fault {
 fn rotate(relay: &Relay, target: &Target, key: &str, fault: &Fault) -> bool {
     let rest = match fault.refusal.as_ref().map(|refusal| refusal.status) {
         Some(401 | 403) => KEY_REST,
-        Some(429) => fault.retry_after.unwrap_or(KEY_PAUSE),
+        Some(429) => fault.retry_after.unwrap_or_default().max(KEY_PAUSE),
         _ => return false,
     };
     let now = Instant::now();

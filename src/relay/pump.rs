@@ -389,6 +389,9 @@ impl Job {
                 metrics.token_usage.get_or_create_owned(&TokenType { gen_ai_token_type }).inc_by(count);
             }
         }
+        if done.status == Status::Completed {
+            self.running.complete();
+        }
         let code = done.error.as_ref().map_or("", |error| &error.code);
         let message = done.error.as_ref().map_or("", |error| &error.message);
         let (elapsed_ms, events) = (self.began.elapsed().as_millis() as u64, self.head.seq);

@@ -67,6 +67,8 @@ pub struct Policy {
     pub continuing: Continuing,
     /// A stream slower than this, in tokens a second, has failed. Zero: never.
     pub min_tokens_per_s: f64,
+    /// Identical requests of one user share one answer.
+    pub cache: bool,
 }
 
 #[derive(Debug, Clone)]

@@ -55,6 +55,8 @@ pub struct Running {
     pub refusal: OnceLock<Refusal>,
     /// The provider has said something.
     spoke: AtomicBool,
+    /// It came to its proper end.
+    completed: AtomicBool,
     /// Set once the log is sealed, or given up.
     pub finished: CancellationToken,
     stop: CancellationToken,
@@ -91,6 +93,7 @@ impl Running {
             on_disconnect,
             refusal: OnceLock::new(),
             spoke: AtomicBool::new(false),
+            completed: AtomicBool::new(false),
             finished: CancellationToken::new(),
             stop: CancellationToken::new(),
             stopped_by: OnceLock::new(),
@@ -107,6 +110,14 @@ impl Running {
 
     pub fn spoke(&self) {
         self.spoke.store(true, Relaxed);
+    }
+
+    pub fn complete(&self) {
+        self.completed.store(true, Relaxed);
+    }
+
+    pub fn completed(&self) -> bool {
+        self.completed.load(Relaxed)
     }
 
     /// Whether the provider has said nothing so far.

@@ -232,7 +232,8 @@ async fn stop_ends_it_for_everybody_and_a_stale_one_nothing() {
             "start start-step text-start text-delta text-end message-metadata abort DONE"
         );
         assert_eq!(viewer.end, Some(BodyEnd::Clean));
-        assert_eq!(parts(&events)[5]["messageMetadata"], json!({"stoppedBy": "local"}));
+        let told = &parts(&events)[5]["messageMetadata"];
+        assert_eq!((&told["stoppedBy"], &told["usage"]["outputTokens"]), (&json!("local"), &json!(1)));
     }
     provider.abandoned(0).await;
     // Again, without a body, and where nothing is: fine.

@@ -139,6 +139,21 @@ async fn a_refused_key_rests_and_the_next_takes_over() {
     }
 }
 
+/// Each key has its turn, and then it is enough.
+#[tokio::test]
+async fn keys_that_are_all_told_to_slow_down_are_no_storm() {
+    for wait in ["0", "1"] {
+        let busy = move || Script::status(429, &[("retry-after", wait)], "{}");
+        let provider = FakeProvider::new([busy()]).await;
+        let server =
+            Server::new(&pool(&provider, "[\"k1\", \"k2\", \"k3\"]").replace("attempts = 1", "attempts = 2"))
+                .await;
+        assert_eq!(done(&replay(&server, &ask()).await)["error"]["code"], "upstream_status");
+        assert_eq!(provider.calls(), 3, "wait {wait}");
+        server.finish().await;
+    }
+}
+
 #[tokio::test]
 async fn when_every_key_is_refused_the_client_is_told() {
     let provider = keyed(&[("k1", 401), ("k2", 401)]).await;

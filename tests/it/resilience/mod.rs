@@ -1,6 +1,7 @@
 //! Answers that outlive their provider's failures: other targets, circuits, keys, continuation, pace, budgets.
 
 mod budgets;
+mod cache;
 mod continuation;
 mod fallback;
 mod health;
