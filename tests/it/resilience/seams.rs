@@ -76,7 +76,7 @@ async fn every_surface_goes_on_over_every_dialects_seam() {
         for surface in Surface::ALL {
             let what = format!("{} over {dialect}", surface.name());
             let mut viewer = server.sse(&format!("/v1/streams/{id}/events?format={}", surface.name())).await;
-            viewer.rest().await;
+            while viewer.more().await {}
             let raw = std::mem::take(&mut viewer.raw);
             scan(&raw, &what);
             let heard = Heard::of(surface, &raw);
@@ -154,7 +154,7 @@ async fn up_to_the_seam_frames_are_the_providers_own() {
         let id = server.start(&json!({"model": "m", "input": "Hi"})).await;
         server.ended(&id).await;
         let mut viewer = server.sse(&format!("/v1/streams/{id}/events?format={dialect}&ids=0")).await;
-        viewer.rest().await;
+        while viewer.more().await {}
         let lines: String =
             viewer.text().split_inclusive('\n').filter(|line| !line.starts_with("id: ")).collect();
         assert!(lines.starts_with(&begun), "{dialect}: {lines}");
