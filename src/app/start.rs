@@ -111,12 +111,7 @@ impl App {
         {
             return Ok(started);
         }
-        if self.phase() != Phase::Serving {
-            return Err(StartError::Draining);
-        }
-        if principal.role < Role::Member {
-            return Err(StartError::NotAllowed);
-        }
+        self.admits(principal)?;
         let dialect = wish.request.original.as_ref().map(|original| original.dialect);
         let mut route = self.settings.load().routes.resolve(&wish.request.model, dialect)?;
         route.draw(random);
@@ -172,6 +167,15 @@ impl App {
                 let started = other?.unwrap_or(Started { id, replayed: true, cache, running: None });
                 Ok(Started { cache, ..started })
             }
+        }
+    }
+
+    /// Whether anything may be started now, by this principal.
+    fn admits(&self, principal: &Principal) -> Result<(), StartError> {
+        match self.phase() {
+            Phase::Draining | Phase::Closing => Err(StartError::Draining),
+            Phase::Serving if principal.role < Role::Member => Err(StartError::NotAllowed),
+            Phase::Serving => Ok(()),
         }
     }
 

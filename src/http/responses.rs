@@ -212,7 +212,7 @@ async fn in_background(
         Json(object).into_response()
     };
     response.headers_mut().extend(stream_headers(started.id, &facts));
-    streams::mark(response.headers_mut(), &started);
+    streams::mark(response.headers_mut(), started);
     Ok(response)
 }
 

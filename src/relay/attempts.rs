@@ -4,8 +4,9 @@
 //! with. All of it happens under the same stream, and every step is a notice in its log.
 
 use std::borrow::Cow;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::Relay;

@@ -236,7 +236,7 @@ impl Relay {
 
     /// One question to a provider that is answered by one JSON body, beside any stream. Not retried.
     pub async fn call(&self, target: &Target, ask: Ask, timeouts: &Timeouts) -> Result<Bytes, Fault> {
-        let key = self.health.key(&target.endpoint, std::time::Instant::now());
+        let key = self.health.key(&target.endpoint, tokio::time::Instant::now());
         let answer = self.upstreams.call(target, key, ask, timeouts).await;
         answer.inspect_err(|fault| self.metrics.upstream_error(fault.code))
     }
@@ -285,7 +285,7 @@ impl Relay {
         self.store.sweep();
         self.metrics.bytes_held.set(i64::try_from(self.store.held()).unwrap_or(i64::MAX));
         lock(&self.tails).retain(|_, tail| tail.strong_count() > 0);
-        let now = std::time::Instant::now();
+        let now = tokio::time::Instant::now();
         self.health.sweep(now);
         let (open, resting) = (&self.metrics.circuits_open, &self.metrics.keys_resting);
         open.clear();
@@ -301,7 +301,8 @@ impl Relay {
 
 /// A clock that never goes back: the time since this process first asked.
 pub fn since_start() -> std::time::Duration {
-    static START: std::sync::LazyLock<std::time::Instant> = std::sync::LazyLock::new(std::time::Instant::now);
+    static START: std::sync::LazyLock<tokio::time::Instant> =
+        std::sync::LazyLock::new(tokio::time::Instant::now);
     START.elapsed()
 }
 

@@ -2,7 +2,9 @@
 //!
 //! Pure but for the instants that it is told.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::seam::{Joint, Seam};
 use crate::event::{Event, Status, Usage};

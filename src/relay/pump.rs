@@ -305,7 +305,7 @@ impl Job {
         if self.heard.replace(Instant::now()).is_none()
             && let Some(trial) = &mut self.trial
         {
-            trial.answers(std::time::Instant::now());
+            trial.answers(Instant::now());
         }
     }
 
@@ -325,7 +325,7 @@ impl Job {
         // Who has not begun to speak may be thinking: that is for the first token's deadline.
         if floor > 0.0
             && self.heard.is_some()
-            && let Some(pace) = self.progress.pace(std::time::Instant::now())
+            && let Some(pace) = self.progress.pace(Instant::now())
             && pace < floor
         {
             let message = format!("the provider says {pace:.1} tokens a second, at least {floor} are wanted");

@@ -47,15 +47,15 @@ impl Seam {
             self.held = Some(held);
             return String::new();
         }
-        self.without_repeat(held)
+        self.without_repeat(&held)
     }
 
     /// The continuation ended: what is still held and repeats nothing.
     pub fn finish(&mut self) -> String {
-        self.held.take().map_or_else(String::new, |held| self.without_repeat(held))
+        self.held.take().map_or_else(String::new, |held| self.without_repeat(&held))
     }
 
-    fn without_repeat(&self, held: String) -> String {
+    fn without_repeat(&self, held: &str) -> String {
         let repeated = self.ends().find(|end| held.starts_with(end) && self.counts(end)).map_or(0, str::len);
         held[repeated..].to_owned()
     }
