@@ -120,7 +120,7 @@ async function runSuite(suite, parts, bin) {
     const relay = await startRelay(bin, upstream.url, suite.config?.replaceAll("UPSTREAM", upstream.url));
     mine.push(relay.child);
     const env = {
-      PATH: process.env.PATH, HOME: scratch, TMPDIR: scratch, LANG: "C.UTF-8", NO_PROXY: "127.0.0.1", PYTHONDONTWRITEBYTECODE: "1",
+      PATH: process.env.PATH, HOME: scratch, TMPDIR: scratch, LANG: "C.UTF-8", NO_PROXY: "127.0.0.1", PYTHONDONTWRITEBYTECODE: "1", PYTHONPATH: path.join(here, "lib"),
       SDK_RELAY: relay.url, SDK_PROVIDER: upstream.url, SDK_CASE: caseFilter,
     };
     const runtime = suite.file.endsWith(".py") ? parts.python : parts.node;
