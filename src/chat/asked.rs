@@ -131,7 +131,7 @@ impl Params {
     /// `tools`, all of which must be functions.
     pub fn functions(&mut self) -> Result<Vec<Function>, Invalid> {
         let Some(Value::Array(tools)) = self.take("tools") else { return Ok(Vec::new()) };
-        tools.into_iter().enumerate().map(|(at, tool)| function(at, tool)).collect()
+        tools.iter().enumerate().map(|(at, tool)| function(at, tool)).collect()
     }
 
     pub fn tool_choice(&mut self) -> Result<Option<Choice>, Invalid> {
@@ -182,12 +182,12 @@ impl Params {
     }
 }
 
-fn function(at: usize, tool: Value) -> Result<Function, Invalid> {
+fn function(at: usize, tool: &Value) -> Result<Function, Invalid> {
     let refuse = |message: String| Err(Invalid::new(format!("tools[{at}]"), message));
     if let Some(kind) = tool["type"].as_str().filter(|kind| *kind != "function") {
         return refuse(format!("a tool of type \"{kind}\" is not one that this model's provider has"));
     }
-    let inner = if tool["function"].is_object() { &tool["function"] } else { &tool };
+    let inner = if tool["function"].is_object() { &tool["function"] } else { tool };
     let Some(name) = inner["name"].as_str() else { return refuse("a function needs a name".into()) };
     Ok(Function {
         name: name.to_owned(),

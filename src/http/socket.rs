@@ -47,7 +47,7 @@ const NOT_TEXT: u16 = 1007;
 const TOO_LARGE: u16 = 1009;
 
 /// Bytes read at a time: tungstenite's own 128 KiB would be paid by every idle viewer.
-const READ_BUFFER: usize = 1024;
+const READ_BUFFER: usize = 512;
 /// A client must say hello within this time.
 const HELLO_WAIT: Duration = Duration::from_secs(10);
 

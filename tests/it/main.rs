@@ -32,6 +32,7 @@ mod gemini;
 mod golden;
 mod limits;
 mod log_model;
+mod matrix;
 mod policies;
 mod resilience;
 mod responses;

@@ -1,4 +1,5 @@
-"""Asks a real model through relaystream: streaming, cut and resumed, cancelled, and not streaming.
+"""Asks a real model through relaystream, in the three dialects that its server speaks and from clients of all three: streaming,
+in one piece, cut and resumed, cancelled.
 
 Usage: check.py RELAYSTREAM_BINARY CACHE_FOLDER (as `tests/model/run` calls it). Exits non-zero on the first failure.
 """
@@ -13,6 +14,7 @@ import tempfile
 import time
 import urllib.request
 
+import anthropic
 import openai
 
 
@@ -58,30 +60,53 @@ def events(url: str, last_event_id: str | None = None):
                 fields = {}
 
 
-def check(base: str) -> None:
-    client = openai.OpenAI(base_url=f"{base}/v1", api_key="unused", max_retries=0)
-    messages = [{"role": "user", "content": "Count from one to ten in words."}]
+MESSAGES = [{"role": "user", "content": "Count from one to ten in words."}]
 
-    chunks = client.chat.completions.create(
-        model="smollm2", messages=messages, stream=True, max_tokens=48, stream_options={"include_usage": True}
-    )
+
+def post(url: str, fields: dict) -> dict:
+    request = urllib.request.Request(url, json.dumps(fields).encode(), {"content-type": "application/json"})
+    return json.load(urllib.request.urlopen(request))
+
+
+def of_chat(base: str, model: str) -> None:
+    client = openai.OpenAI(base_url=f"{base}/v1", api_key="unused", max_retries=0)
+    asked = {"model": model, "messages": MESSAGES}
     pieces, usage = [], None
-    for chunk in chunks:
+    for chunk in client.chat.completions.create(
+        **asked, stream=True, max_tokens=48, stream_options={"include_usage": True}
+    ):
         usage = chunk.usage or usage
         pieces += [choice.delta.content for choice in chunk.choices if choice.delta.content]
     assert "".join(pieces).strip(), "the model said nothing"
     assert usage and usage.completion_tokens > 0, "no usage although it was asked for"
-    print("ok streaming:", len(pieces), "pieces,", usage.completion_tokens, "tokens")
-
-    whole = client.chat.completions.create(model="smollm2", messages=messages, max_tokens=24)
+    whole = client.chat.completions.create(**asked, max_tokens=24)
     assert whole.choices[0].message.content and whole.usage, "no answer in one piece"
-    print("ok in one piece")
 
-    body = json.dumps({"model": "smollm2", "messages": messages, "max_tokens": 48}).encode()
-    request = urllib.request.Request(f"{base}/v1/streams", body, {"content-type": "application/json"})
-    stream = json.load(urllib.request.urlopen(request))
-    url, text, last, cuts = base + stream["links"]["events"], "", None, 0
-    done = None
+
+def of_responses(base: str, model: str) -> None:
+    client = openai.OpenAI(base_url=f"{base}/v1", api_key="unused", max_retries=0)
+    asked = {"model": model, "input": MESSAGES}
+    with client.responses.stream(**asked, max_output_tokens=48) as stream:
+        said = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
+    assert said.strip(), "the model said nothing"
+    whole = client.responses.create(**asked, max_output_tokens=24)
+    assert whole.output_text and whole.usage, "no answer in one piece"
+
+
+def of_messages(base: str, model: str) -> None:
+    client = anthropic.Anthropic(base_url=base, api_key="unused", max_retries=0)
+    asked = {"model": model, "messages": MESSAGES}
+    with client.messages.stream(**asked, max_tokens=48) as stream:
+        said = "".join(stream.text_stream)
+        final = stream.get_final_message()
+    assert said.strip() and final.usage.output_tokens > 0, "the model said nothing, or nobody counted"
+    whole = client.messages.create(**asked, max_tokens=24)
+    assert whole.content[0].text and whole.usage.output_tokens > 0, "no answer in one piece"
+
+
+def cut_and_resumed(base: str, model: str) -> int:
+    stream = post(f"{base}/v1/streams", {"model": model, "messages": MESSAGES, "max_tokens": 48})
+    url, text, last, cuts, done = base + stream["links"]["events"], "", None, 0, None
     while done is None:
         for count, (last, event, data) in enumerate(events(url, last)):
             text += data["text"] if event == "token" else ""
@@ -92,16 +117,27 @@ def check(base: str) -> None:
                 break
     snapshot = json.load(urllib.request.urlopen(base + stream["links"]["self"]))
     assert done["status"] == "completed" and text == snapshot["text"], "cut and resumed, the text differs"
-    print("ok cut", cuts, "times and resumed, nothing lost or doubled")
+    return cuts
 
-    request = urllib.request.Request(f"{base}/v1/streams", body, {"content-type": "application/json"})
-    stream = json.load(urllib.request.urlopen(request))
+
+def cancelled(base: str, model: str) -> None:
+    stream = post(f"{base}/v1/streams", {"model": model, "messages": MESSAGES, "max_tokens": 48})
     for _, event, _ in events(base + stream["links"]["events"]):
         if event == "token":
             break
     cancel = urllib.request.Request(base + stream["links"]["cancel"], b"", method="POST")
     assert json.load(urllib.request.urlopen(cancel))["status"] == "cancelled"
-    print("ok cancelled")
+
+
+def check(base: str) -> None:
+    for provider in ["openai", "openai-responses", "anthropic"]:
+        model = f"{provider}/smollm2"
+        for surface in [of_chat, of_responses, of_messages]:
+            surface(base, model)
+            print(f"ok {provider}: {surface.__name__}, streamed and in one piece")
+        print(f"ok {provider}: cut {cut_and_resumed(base, model)} times and resumed, nothing lost or doubled")
+        cancelled(base, model)
+        print(f"ok {provider}: cancelled")
 
 
 def main(binary: str, cache: str) -> None:
@@ -116,6 +152,8 @@ def main(binary: str, cache: str) -> None:
         environment = os.environ | {
             "OPENAI_API_KEY": "unused",
             "OPENAI_BASE_URL": f"http://127.0.0.1:{model_port}/v1",
+            "ANTHROPIC_API_KEY": "unused",
+            "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{model_port}",
             "RELAYSTREAM_LISTEN": f"127.0.0.1:{port}",
         }
         with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-// Entry: `node tests/sdk/run.mjs [suite] [case]`: how a suite's name begins, what a case's name holds. Installs what is missing, gives every suite its own
+// Entry: `node tests/sdk/run.mjs [--table] [suite] [case]`: how a suite's name begins, what a case's name holds. Installs what is missing, gives every suite its own
 // provider and relaystream on free loopback ports, runs them, prints a row a case, then the failures, and ends with `N passed, N failed`.
 // The binary is RELAYSTREAM_BIN, else debug/relaystream under CARGO_TARGET_DIR, else under ./target.
 
@@ -7,10 +7,12 @@ import path from "node:path";
 import { createInterface } from "node:readline";
 import { install } from "./lib/install.mjs";
 import { launch, scratch, startLlmock, startProvider, startRelay, stop, stopAll } from "./lib/processes.mjs";
+import { table } from "./lib/table.mjs";
 
 const here = import.meta.dirname;
 const repository = path.resolve(here, "../..");
-const [suiteFilter = "", caseFilter = ""] = process.argv.slice(2);
+const asTable = process.argv.includes("--table");
+const [suiteFilter = "", caseFilter = ""] = process.argv.slice(2).filter((word) => word !== "--table");
 const RUN_MS = 900_000;
 const AT_ONCE = 3;
 
@@ -88,10 +90,14 @@ function row({ suite, ok, ms, name, message }) {
   console.log(`${ok ? "ok  " : "FAIL"} ${suite.padEnd(14)} ${String(ms).padStart(6)} ms  ${name}${ok && message ? ` → ${message}` : ""}`);
 }
 
+// What suites say of single cases beside their verdict: [suite, client, surface, upstream, what went wrong, outcome].
+const outcomes = [];
+
 // Turns a suite's lines into cases as they come.
 function watch(child, suite) {
   const cases = [];
   createInterface({ input: child.stdout }).on("line", (line) => {
+    if (line.startsWith("outcome\t")) outcomes.push([suite, ...line.split("\t").slice(1)]);
     if (!line.startsWith("case\t")) return;
     const [, verdict, ms, name, message] = line.split("\t");
     cases.push({ suite, ok: verdict === "ok", ms, name, message: JSON.parse(message) });
@@ -116,7 +122,7 @@ async function runSuite(suite, parts, bin) {
     const relay = await startRelay(bin, upstream.url, suite.config?.replaceAll("UPSTREAM", upstream.url), apart);
     mine.push(relay.child);
     const env = {
-      PATH: process.env.PATH, HOME: scratch, TMPDIR: scratch, LANG: "C.UTF-8", NO_PROXY: "127.0.0.1", PYTHONDONTWRITEBYTECODE: "1",
+      PATH: process.env.PATH, HOME: scratch, TMPDIR: scratch, LANG: "C.UTF-8", NO_PROXY: "127.0.0.1", PYTHONDONTWRITEBYTECODE: "1", PYTHONPATH: path.join(here, "lib"),
       SDK_RELAY: relay.url, SDK_PROVIDER: upstream.url, SDK_CASE: caseFilter,
     };
     const runtime = suite.file.endsWith(".py") ? parts.python : parts.node;
@@ -166,6 +172,7 @@ try {
   };
   await Promise.all(Array.from({ length: AT_ONCE }, worker));
   good = report(results);
+  if (good && asTable) table(results, outcomes, path.join(repository, "docs/clients.md"));
 } catch (why) {
   console.log(`${why.message}\n\n0 passed, 1 failed`);
 }

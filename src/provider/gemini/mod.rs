@@ -224,7 +224,8 @@ impl State {
     fn done(&mut self) -> Option<Done> {
         let reason = self.finish_reason.take()?;
         let finish_reason = match reason.as_str() {
-            "STOP" if self.calls > 0 => "tool_calls".to_owned(),
+            // The second is what a mock server says; Google's own word for both is the first.
+            "STOP" | "FUNCTION_CALL" if self.calls > 0 => "tool_calls".to_owned(),
             "STOP" => "stop".to_owned(),
             "MAX_TOKENS" => "length".to_owned(),
             "SAFETY" | "RECITATION" | "BLOCKLIST" | "PROHIBITED_CONTENT" | "SPII" | "LANGUAGE" => {

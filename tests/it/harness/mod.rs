@@ -26,7 +26,7 @@ pub use provider::{FakeProvider, Gate, Script};
 pub use sse::{Event, Sse};
 
 /// The longest any wait may take before its test fails. Far beyond what is needed: nothing here measures time.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Fails the test if `what` takes longer than [`PATIENCE`].
 pub async fn soon<F: Future>(what: &str, future: F) -> F::Output {

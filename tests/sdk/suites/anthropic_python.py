@@ -6,55 +6,26 @@ that lib/cases.mjs defines.
 
 import asyncio
 import json
-import os
 import select
 import socket
 import struct
-import sys
 import threading
 import time
-import traceback
 import urllib.parse
 import urllib.request
 import uuid
 
 import anthropic
 
-RELAY, PROVIDER = os.environ["SDK_RELAY"], os.environ["SDK_PROVIDER"]
-FILTER = os.environ.get("SDK_CASE", "")
+from cases import RELAY, calls, case, equal, get, main, text_of
+
 OPTIONS = {"api_key": "test", "base_url": RELAY, "max_retries": 0}
 client = anthropic.Anthropic(**OPTIONS)
-CASES = []
-
-
-def case(name, aside=False, seconds=30):
-    def register(body):
-        CASES.append((name, body, aside, seconds))
-        return body
-
-    return register
-
-
-def get(url):
-    with urllib.request.urlopen(url, timeout=10) as answer:
-        return json.load(answer)
-
-
-def text_of(model):
-    return get(f"{PROVIDER}/_text?model={urllib.parse.quote(model)}")["text"]
-
-
-def calls(mark):
-    return get(f"{PROVIDER}/_log?marker={mark}")
 
 
 def wish(model, **extra):
     messages = [{"role": "user", "content": f"mark-{uuid.uuid4()}"}]
     return {"model": model, "max_tokens": 500, "messages": messages, **extra}
-
-
-def equal(seen, want, what):
-    assert seen == want, f"{what}: expected {want!r}, saw {seen!r}"
 
 
 class Broken(Exception):
@@ -362,34 +333,4 @@ def _():
     assert all(model.type == "model" and model.display_name and model.created_at.year == 1970 for model in models), models
 
 
-def run(name, body, _aside, seconds):
-    started = time.monotonic()
-    failures, outcome = [], []
-
-    def guarded():
-        try:
-            outcome.append(body() or "")
-        except BaseException as why:  # a case must never end the suite
-            failures.append(f"{why} {traceback.extract_tb(why.__traceback__)[-1]}")
-
-    thread = threading.Thread(target=guarded, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
-        failures.append(f"took longer than {seconds} s")
-    ms = round((time.monotonic() - started) * 1000)
-    line = ["case", "FAIL" if failures else "ok", str(ms), name, json.dumps(" ".join(failures or outcome))]
-    sys.stdout.write("\t".join(line) + "\n")
-    sys.stdout.flush()
-
-
-wanted = [c for c in CASES if FILTER in c[0]]
-asides = [threading.Thread(target=run, args=c) for c in wanted if c[2]]
-for thread in asides:
-    thread.start()
-for one in wanted:
-    if not one[2]:
-        run(*one)
-for thread in asides:
-    thread.join()
-os._exit(0)  # a case that hung must not hold the process
+main()

@@ -7,20 +7,12 @@ Prints its cases in the form that lib/cases.mjs defines, and beside them
 
 import asyncio
 import json
-import os
-import sys
-import threading
 import time
-import traceback
-import urllib.parse
-import urllib.request
-import uuid
 
 from google import genai
 from google.genai import errors, types
 
-RELAY, PROVIDER = os.environ["SDK_RELAY"], os.environ["SDK_PROVIDER"]
-FILTER = os.environ.get("SDK_CASE", "")
+from cases import PROVIDER, RELAY, calls, case, equal, get, main, marker, outcome, text_of
 
 
 def client_of(**options):
@@ -28,41 +20,6 @@ def client_of(**options):
 
 
 client = client_of()
-CASES = []
-
-
-def case(name, aside=False, seconds=30):
-    def register(body):
-        CASES.append((name, body, aside, seconds))
-        return body
-
-    return register
-
-
-def outcome(upstream, cut, what):
-    sys.stdout.write("\t".join(["outcome", "google-genai-python", "gemini", upstream, cut, what]) + "\n")
-    sys.stdout.flush()
-
-
-def get(url, method="GET"):
-    with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=10) as answer:
-        return json.load(answer)
-
-
-def text_of(model):
-    return get(f"{PROVIDER}/_text?model={urllib.parse.quote(model)}")["text"]
-
-
-def calls(mark):
-    return get(f"{PROVIDER}/_log?marker={urllib.parse.quote(mark)}")
-
-
-def marker():
-    return f"mark-{uuid.uuid4()}"
-
-
-def equal(seen, want, what):
-    assert seen == want, f"{what}: expected {want!r}, saw {seen!r}"
 
 
 class Broken(Exception):
@@ -124,12 +81,12 @@ def plain(upstream, model):
     equal(seen.text, text_of(model), "text")
     equal(seen.chunks[-1].candidates[0].finish_reason, types.FinishReason.STOP, "finish_reason")
     assert seen.chunks[-1].usage_metadata.candidates_token_count, "no token counts"
-    outcome(upstream, f"nothing ({model})", "whole")
+    outcome("google-genai-python", "gemini", upstream, f"nothing ({model})", "whole")
 
 
 def silent(upstream, model, body):
     equal(body().text, text_of(model), "text")
-    outcome(upstream, f"32 s of silence ({model})", "whole")
+    outcome("google-genai-python", "gemini", upstream, f"32 s of silence ({model})", "whole")
 
 
 def broken(upstream, model, body, how):
@@ -139,7 +96,7 @@ def broken(upstream, model, body, how):
     assert text_of(model).startswith(seen.text), f"what came before the error is not the provider's text: {seen.text!r}"
     if model.startswith("inband"):
         assert "the model fell over" in str(seen.why), f"provider's message lost: {seen.why!r}"
-    outcome(upstream, f"{model}{how}", "text, then an exception" if seen.text else "an exception")
+    outcome("google-genai-python", "gemini", upstream, f"{model}{how}", "text, then an exception" if seen.text else "an exception")
 
 
 def provider_error(upstream, status, stream):
@@ -155,7 +112,7 @@ def whole(upstream):
     equal(answer.text, text_of("ok"), "text")
     equal(answer.candidates[0].finish_reason, types.FinishReason.STOP, "finish_reason")
     equal(answer.usage_metadata.total_token_count, 31, "total_token_count")
-    outcome(upstream, "nothing (not streaming)", "whole")
+    outcome("google-genai-python", "gemini", upstream, "nothing (not streaming)", "whole")
 
 
 def many(upstream):
@@ -175,7 +132,7 @@ def cancelled(upstream):
     assert isinstance(seen.why, errors.APIError), repr(seen.why)
     equal(seen.why.code, 499, "code")
     assert seen.text and text_of("paced-60-50").startswith(seen.text)
-    outcome(upstream, "cancelled by another", "text, then an exception")
+    outcome("google-genai-python", "gemini", upstream, "cancelled by another", "text, then an exception")
 
 
 def thoughts(upstream):
@@ -243,7 +200,7 @@ def disconnect(upstream):
             break
         time.sleep(0.05)
     equal(entry["outcome"], "whole", "the upstream call")
-    outcome(upstream, "the client left", "the answer is kept")
+    outcome("google-genai-python", "gemini", upstream, "the client left", "the answer is kept")
 
 
 def structured(upstream):
@@ -317,7 +274,7 @@ def _():
     answer = client.models.generate_content(model="demo-fast", contents="Hi")
     assert len(seen.text) > 100 and len(answer.text) > 100, seen.text
     equal(seen.chunks[-1].candidates[0].finish_reason, types.FinishReason.STOP, "finish_reason")
-    outcome("demo", "nothing", "whole")
+    outcome("google-genai-python", "gemini", "demo", "nothing", "whole")
 
 
 @case("under /v1beta as well")
@@ -364,34 +321,4 @@ def _():
     assert "countTokens" in model.supported_actions, model
 
 
-def run(name, body, _aside, seconds):
-    started = time.monotonic()
-    failures = []
-
-    def guarded():
-        try:
-            body()
-        except BaseException as why:  # a case must never end the suite
-            failures.append(f"{why} {traceback.extract_tb(why.__traceback__)[-1]}")
-
-    thread = threading.Thread(target=guarded, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
-        failures.append(f"took longer than {seconds} s")
-    ms = round((time.monotonic() - started) * 1000)
-    line = ["case", "FAIL" if failures else "ok", str(ms), name, json.dumps(" ".join(failures))]
-    sys.stdout.write("\t".join(line) + "\n")
-    sys.stdout.flush()
-
-
-wanted = [c for c in CASES if FILTER in c[0]]
-asides = [threading.Thread(target=run, args=c) for c in wanted if c[2]]
-for thread in asides:
-    thread.start()
-for one in wanted:
-    if not one[2]:
-        run(*one)
-for thread in asides:
-    thread.join()
-os._exit(0)  # a case that hung must not hold the process
+main()

@@ -5,58 +5,16 @@ Prints its cases in the form that lib/cases.mjs defines, and
 """
 
 import asyncio
-import json
-import os
-import sys
-import threading
 import time
-import traceback
-import urllib.parse
-import urllib.request
-import uuid
 
 import openai
 import pydantic
 
-RELAY, PROVIDER = os.environ["SDK_RELAY"], os.environ["SDK_PROVIDER"]
-FILTER = os.environ.get("SDK_CASE", "")
+from cases import RELAY, calls, case, equal, main, marker, outcome, text_of
+
 OPTIONS = {"api_key": "test", "base_url": f"{RELAY}/v1", "max_retries": 0}
 UPSTREAMS = {"openai-responses": "openai/", "openai-chat": "chat/", "demo": "demo/"}
 client = openai.OpenAI(**OPTIONS)
-CASES = []
-
-
-def case(name, aside=False, seconds=30):
-    def register(body):
-        CASES.append((name, body, aside, seconds))
-        return body
-
-    return register
-
-
-def outcome(upstream, cut, what):
-    sys.stdout.write("\t".join(["outcome", "openai-python", "openai-responses", upstream, cut, what]) + "\n")
-
-
-def get(url):
-    with urllib.request.urlopen(url, timeout=10) as answer:
-        return json.load(answer)
-
-
-def text_of(model):
-    return get(f"{PROVIDER}/_text?model={urllib.parse.quote(model)}")["text"]
-
-
-def calls(mark):
-    return get(f"{PROVIDER}/_log?marker={mark}")
-
-
-def marker():
-    return f"mark-{uuid.uuid4()}"
-
-
-def equal(seen, want, what):
-    assert seen == want, f"{what}: expected {want!r}, saw {seen!r}"
 
 
 def create(model, **extra):
@@ -114,7 +72,7 @@ def streaming(name, model):
     assert done.usage.total_tokens > 0
     if name != "demo":
         equal(text(events), text_of(model.split("/")[1]), "text")
-    outcome(name, "nothing", "whole")
+    outcome("openai-python", "openai-responses", name, "nothing", "whole")
 
 
 def helper(name, model):
@@ -123,7 +81,7 @@ def helper(name, model):
     snapshots = [e.snapshot for e in events if e.type == "response.output_text.delta"]
     equal(snapshots[-1], done.output_text, "the last snapshot")
     gapless(events)
-    outcome(name, "nothing (helper)", "whole")
+    outcome("openai-python", "openai-responses", name, "nothing (helper)", "whole")
 
 
 def whole(name, model):
@@ -146,7 +104,7 @@ def replayed(name, model):
     gapless(heard, 6)
     client.responses.delete(name_of_it)
     equal(raises(lambda: client.responses.retrieve(name_of_it)).why.status_code, 404, "after delete")
-    outcome(name, "retrieved after the end", "whole")
+    outcome("openai-python", "openai-responses", name, "retrieved after the end", "whole")
 
 
 async def read_async(model):
@@ -167,7 +125,7 @@ def asynchronous(model):
 
 def silent(name, prefix, model):
     equal(text(read(create(prefix + model, stream=True))), text_of(model), "text")
-    outcome(name, f"32 s silence ({model})", "whole")
+    outcome("openai-python", "openai-responses", name, f"32 s silence ({model})", "whole")
 
 
 def broken(name, prefix, model):
@@ -178,7 +136,7 @@ def broken(name, prefix, model):
         assert seen.events[-1].type in ("response.failed", "error") or model.startswith("inband"), seen.events[-1].type
     raises(lambda: final(model=prefix + model, input=marker()))
     raises(lambda: create(prefix + model))
-    outcome(name, model, "response.failed, then an exception" if seen.events else "an exception with a status")
+    outcome("openai-python", "openai-responses", name, model, "response.failed, then an exception" if seen.events else "an exception with a status")
 
 
 def resumed(name, prefix):
@@ -200,7 +158,7 @@ def resumed(name, prefix):
         stream.close()
     gapless(events)
     equal(text(events), text_of(model), "text")
-    outcome(name, "viewer cut, starting_after", "whole")
+    outcome("openai-python", "openai-responses", name, "viewer cut, starting_after", "whole")
 
 
 def background(prefix):
@@ -226,7 +184,7 @@ def cancelled(name, prefix):
     equal(events[-1].type, "response.incomplete", "last event")
     gapless(events)
     raises(lambda: final(response_id=events[0].response.id))
-    outcome(name, "cancelled", "response.incomplete, status cancelled")
+    outcome("openai-python", "openai-responses", name, "cancelled", "response.incomplete, status cancelled")
 
 
 TOOLS = [{"type": "function", "name": n, "strict": False, "parameters": {"type": "object"}} for n in ("weather", "clock")]
@@ -316,34 +274,4 @@ def _():
     assert isinstance(why, openai.BadRequestError), repr(why)
 
 
-def run(name, body, _aside, seconds):
-    started = time.monotonic()
-    failures = []
-
-    def guarded():
-        try:
-            body()
-        except BaseException as why:  # a case must never end the suite
-            failures.append(f"{why} {traceback.extract_tb(why.__traceback__)[-1]}")
-
-    thread = threading.Thread(target=guarded, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
-        failures.append(f"took longer than {seconds} s")
-    ms = round((time.monotonic() - started) * 1000)
-    line = ["case", "FAIL" if failures else "ok", str(ms), name, json.dumps(" ".join(failures))]
-    sys.stdout.write("\t".join(line) + "\n")
-    sys.stdout.flush()
-
-
-wanted = [c for c in CASES if FILTER in c[0]]
-asides = [threading.Thread(target=run, args=c) for c in wanted if c[2]]
-for thread in asides:
-    thread.start()
-for one in wanted:
-    if not one[2]:
-        run(*one)
-for thread in asides:
-    thread.join()
-os._exit(0)  # a case that hung must not hold the process
+main()

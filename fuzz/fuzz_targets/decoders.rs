@@ -1,5 +1,5 @@
 #![no_main]
-//! The openai-chat decoder: no panic, no cut that matters, one ending at most, frames that hold events.
+//! The decoders of all dialects: no panic, no cut that matters, one ending at most, frames that hold events.
 
 use libfuzzer_sys::fuzz_target;
 use relaystream::event::Event;
@@ -7,8 +7,11 @@ use relaystream::provider::{DecodeError, Frame, Provider};
 
 const LIMIT: usize = 4096;
 
-fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Frame>, Option<DecodeError>) {
-    let (mut decoder, mut frames) = (Provider::OpenAiChat.decoder(LIMIT), Vec::new());
+fn decode<'a>(
+    dialect: Provider,
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+) -> (Vec<Frame>, Option<DecodeError>) {
+    let (mut decoder, mut frames) = (dialect.decoder(LIMIT), Vec::new());
     for piece in pieces {
         if let Err(error) = decoder.push(piece, &mut frames) {
             return (frames, Some(error));
@@ -18,24 +21,24 @@ fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Frame>, Option
     (frames, error)
 }
 
-// The first byte says how the rest is cut.
+// The first byte names the dialect, the second says how the rest is cut.
 fuzz_target!(|input: &[u8]| {
-    let Some((&size, body)) = input.split_first() else { return };
-    let whole = decode([body]);
-    assert_eq!(decode(body.chunks(1 + usize::from(size))), whole);
+    let [dialect, size, body @ ..] = input else { return };
+    let dialect = Provider::ALL[usize::from(*dialect) % Provider::ALL.len()];
+    let whole = decode(dialect, [body]);
+    assert_eq!(decode(dialect, body.chunks(1 + usize::from(*size))), whole);
     let (frames, _) = whole;
     assert!(frames.iter().all(|frame| !frame.events.is_empty()));
     let done = |event: &&Event| matches!(event, Event::Done(_));
     assert!(frames.iter().flat_map(|frame| &frame.events).filter(done).count() <= 1);
     for frame in &frames {
-        let raw = frame.raw.as_ref().expect("a frame of a stream has its bytes");
-        assert!(raw.own_at as usize <= raw.bytes.len());
+        assert!(frame.raw.as_ref().is_none_or(|raw| raw.own_at as usize <= raw.bytes.len()));
         for event in &frame.events {
             let data = event.data();
             assert_eq!(Event::parse(event.kind(), &data).expect("parses"), *event);
         }
     }
-    if let Ok(frames) = Provider::OpenAiChat.decoder(LIMIT).whole(body) {
+    if let Ok(frames) = dialect.decoder(LIMIT).whole(body) {
         assert!(frames.iter().flat_map(|frame| &frame.events).filter(done).count() == 1);
     }
 });
