@@ -76,6 +76,12 @@ pub struct ProviderConfig {
     pub keys: Vec<Secret>,
     #[serde(default)]
     pub headers: BTreeMap<String, Secret>,
+    /// Speak HTTP/2 to it.
+    #[serde(default)]
+    pub http2: bool,
+    /// A file of certificates to trust beside those of the machine; empty: none.
+    #[serde(default)]
+    pub ca: PathBuf,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -17,6 +17,7 @@ use crate::limits::ledger::Budgets;
 use crate::provider::Provider;
 use crate::relay::health::Breaker;
 use crate::relay::route::{Alias, Continuing, Endpoint, Named, Policy, Retry, Routes, Timeouts};
+use crate::tls;
 
 pub use file::*;
 
@@ -108,6 +109,8 @@ impl Config {
                 base_url,
                 keys: key.into_iter().cloned().collect(),
                 headers: Vec::new(),
+                http2: false,
+                trusts: Vec::new(),
             };
             endpoints.insert(known.name.into(), endpoint);
         }
@@ -123,6 +126,8 @@ impl Config {
             base_url: String::new(),
             keys: Vec::new(),
             headers: Vec::new(),
+            http2: false,
+            trusts: Vec::new(),
         });
         if !endpoints.contains_key(&default) {
             bail!("server.default_provider: there is no provider \"{default}\"");
@@ -265,7 +270,15 @@ fn endpoint(name: &str, config: &ProviderConfig, environment: &Environment) -> R
         .map(|(name, value)| Ok((name.clone(), secret(value, environment)?)))
         .collect::<Result<_>>()
         .context("headers")?;
-    Ok(Endpoint { name: name.to_owned(), dialect, base_url, keys, headers })
+    let trusts = match config.ca.as_os_str().is_empty() {
+        true => Vec::new(),
+        false => {
+            let file = config.ca.display();
+            let pem = std::fs::read(&config.ca).with_context(|| format!("ca: cannot read {file}"))?;
+            tls::certificates(&pem).with_context(|| format!("ca: there are no certificates in {file}"))?
+        }
+    };
+    Ok(Endpoint { name: name.to_owned(), dialect, base_url, keys, headers, http2: config.http2, trusts })
 }
 
 fn alias(config: &ModelConfig, endpoints: &BTreeMap<String, Endpoint>) -> Result<Alias> {

@@ -72,7 +72,9 @@ impl Job {
             let rotated = key.is_some_and(|key| rotate(relay, target, &key, &fault))
                 && search.rotated + 1 < target.endpoint.keys.len();
             search.rotated += usize::from(rotated);
-            if let Some(trial) = self.trial.take().filter(|_| fault.retryable && !rotated) {
+            // Who is asked too often is well: that is for its keys to wait out.
+            let ill = fault.retryable && fault.refusal.as_ref().is_none_or(|refusal| refusal.status != 429);
+            if let Some(trial) = self.trial.take().filter(|_| ill) {
                 trial.failed(Instant::now());
             }
             let whose = search.at;

@@ -217,6 +217,8 @@ mod tests {
             base_url: String::new(),
             keys: vec!["a".into(), "b".into()],
             headers: Vec::new(),
+            http2: false,
+            trusts: Vec::new(),
         };
         Target { endpoint, model: "m".into(), weight: None }
     }

@@ -5,6 +5,7 @@
 
 mod attempts;
 mod bell;
+mod clients;
 pub mod follow;
 mod guard;
 mod halt;

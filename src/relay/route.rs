@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::health::Breaker;
 use crate::provider::{Provider, demo};
+use crate::tls::Certificate;
 
 /// A provider as configured.
 #[derive(Clone)]
@@ -18,6 +19,10 @@ pub struct Endpoint {
     pub base_url: String,
     pub keys: Vec<String>,
     pub headers: Vec<(String, String)>,
+    /// Spoken to over HTTP/2: many streams share a connection.
+    pub http2: bool,
+    /// Whom to trust beside those whom this machine trusts.
+    pub trusts: Vec<Certificate>,
 }
 
 /// Keys are left out.

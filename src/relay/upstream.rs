@@ -3,20 +3,16 @@
 //! Bodies are read to their end whether or not anybody looks: back-pressure from a browser never reaches the
 //! provider. Nothing here is retried; `pump` decides that.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
-use rustls::ClientConfig;
-use tokio::runtime;
 
+use super::clients::{Clients, Lease};
 use super::route::{Endpoint, Target, Timeouts};
 use super::running::Refusal;
 use crate::provider::demo::{self, Script};
 use crate::provider::{Ask, Provider, error_message};
-use crate::tls;
 
 /// Something that went wrong with a provider.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -53,7 +49,7 @@ pub enum Answer {
 
 #[derive(Debug)]
 pub enum Body {
-    Http(reqwest::Response, String),
+    Http(reqwest::Response, String, Lease),
     Demo(Script),
 }
 
@@ -65,13 +61,9 @@ const MODELS_PATIENCE: Duration = Duration::from_secs(2);
 const CALL_BYTES: usize = 1024 * 1024;
 const MODELS_BYTES: usize = 4 * 1024 * 1024;
 
-/// The HTTP clients, one for each provider and patience, and for each runtime: a connection lives on the runtime that
-/// opened it, and reading it from another would hand every token from thread to thread.
 #[derive(Default)]
 pub struct Upstreams {
-    clients: Mutex<HashMap<(runtime::Id, String, Duration), reqwest::Client>>,
-    /// Shared by all clients: each on its own would keep a megabyte of certificates.
-    tls: Mutex<Option<ClientConfig>>,
+    clients: Clients,
 }
 
 impl Upstreams {
@@ -88,9 +80,9 @@ impl Upstreams {
         if endpoint.dialect == Provider::Demo {
             return Ok(Answer::Stream(Body::Demo(Script::new(&ask.body, created))));
         }
-        let client = self.client(&endpoint.name, connect)?;
+        let lease = self.clients.lease(endpoint, connect)?;
         let url = format!("{}{}", endpoint.base_url, ask.path);
-        let request = client.post(url).headers(headers(endpoint, key, &ask.headers)?).body(ask.body);
+        let request = lease.client.post(url).headers(headers(endpoint, key, &ask.headers)?).body(ask.body);
         let response = request.send().await.map_err(|error| fault(&endpoint.name, error))?;
         if !response.status().is_success() {
             return Err(refused(endpoint, response).await);
@@ -99,7 +91,7 @@ impl Upstreams {
             .headers()
             .get(CONTENT_TYPE)
             .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
-        let body = Body::Http(response, endpoint.name.clone());
+        let body = Body::Http(response, endpoint.name.clone(), lease);
         Ok(if json { Answer::Whole(body) } else { Answer::Stream(body) })
     }
 
@@ -133,12 +125,13 @@ impl Upstreams {
             return demo::models().map(str::to_owned).collect();
         }
         let list = async {
-            let client = self.client(&endpoint.name, MODELS_PATIENCE)?;
-            let request = client
+            let lease = self.clients.lease(endpoint, MODELS_PATIENCE)?;
+            let request = lease
+                .client
                 .get(format!("{}{}", endpoint.base_url, endpoint.dialect.models_path()))
                 .headers(headers(endpoint, endpoint.keys.first().map(String::as_str), &[])?);
             let response = request.send().await.map_err(|error| fault(&endpoint.name, error))?;
-            Body::Http(response, endpoint.name.clone()).whole(MODELS_BYTES).await
+            Body::Http(response, endpoint.name.clone(), lease).whole(MODELS_BYTES).await
         };
         let body = match tokio::time::timeout(MODELS_PATIENCE, list).await {
             Ok(Ok(body)) => body,
@@ -153,45 +146,9 @@ impl Upstreams {
 
     /// Reads the certificates that this machine trusts, which a first request should not wait for.
     pub fn warm(&self) {
-        if let Err(fault) = self.tls() {
+        if let Err(fault) = self.clients.warm() {
             tracing::warn!(error = %fault, "providers cannot be asked");
         }
-    }
-
-    fn tls(&self) -> Result<ClientConfig, Fault> {
-        let mut tls = self.tls.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(tls) = tls.as_ref() {
-            return Ok(tls.clone());
-        }
-        let mut config = tls::config().map_err(|error| {
-            Fault::new("connect_failed", format!("no trusted certificates: {error}"), false)
-        })?;
-        config.alpn_protocols = vec!["http/1.1".into()];
-        Ok(tls.insert(config).clone())
-    }
-
-    fn client(&self, name: &str, connect: Duration) -> Result<reqwest::Client, Fault> {
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (runtime::Handle::current().id(), name.to_owned(), connect);
-        if let Some(client) = clients.get(&key) {
-            return Ok(client.clone());
-        }
-        // HTTP/1.1: one HTTP/2 connection would cap us at the provider's stream limit. No redirects: keys must not
-        // follow. No total timeout: it would cut long answers, the pump has deadlines of its own.
-        let mut builder = tls::client()
-            .http1_only()
-            .tls_backend_preconfigured(self.tls()?)
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .user_agent(concat!("relaystream/", env!("CARGO_PKG_VERSION")));
-        if !connect.is_zero() {
-            builder = builder.connect_timeout(connect);
-        }
-        let client = builder
-            .build()
-            .map_err(|error| Fault::new("connect_failed", format!("provider {name}: {error}"), false))?;
-        clients.insert(key, client.clone());
-        Ok(client)
     }
 }
 
@@ -283,7 +240,7 @@ impl Body {
     /// The next bytes, or None at a proper end of the body. Dropped while waiting, the answer is given up.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Fault> {
         match self {
-            Body::Http(response, name) => response.chunk().await.map_err(|error| {
+            Body::Http(response, name, _) => response.chunk().await.map_err(|error| {
                 let error = error.without_url();
                 let message = format!("provider {name} broke off its answer: {}", innermost(&error));
                 Fault::new("upstream_truncated", message, true)

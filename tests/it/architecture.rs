@@ -57,7 +57,7 @@ const RULES: [Rule; 22] = [
     // Only what composes the modules' options.
     Rule {
         module: "config",
-        may: &["auth", "limits", "provider", "prompts", "store", "relay", "hub"],
+        may: &["auth", "limits", "provider", "prompts", "store", "relay", "hub", "tls"],
         must_not: &["tokio", "axum", "hyper", "reqwest", "moka", "redis", "Instant", "SystemTime"],
     },
     Rule {

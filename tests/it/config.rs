@@ -271,6 +271,12 @@ fn mistakes_in_providers_and_models_are_named() {
             "[providers.p]\ndialect = \"openai-chat\"\nbase_url = \"http://x\"\nkeys = [\"env:NONE\"]\n",
             "NONE",
         ),
+        (
+            "[providers.p]\ndialect = \"anthropic\"\nca = \"/no/such.pem\"\n",
+            "providers.p: ca: cannot read /no/such.pem",
+        ),
+        ("[defaults]\ntargets = [{provider = \"demo\", model = \"x\"}]\n", "defaults.targets"),
+        ("[defaults]\nretry = {attempts = 0}\n", "defaults: retry.attempts"),
         ("[models.m]\ntargets = []\n", "models.m: targets"),
         ("[models.m]\ntargets = [{provider = \"nobody\", model = \"x\"}]\n", "models.m: targets[0].provider"),
         (
@@ -281,6 +287,19 @@ fn mistakes_in_providers_and_models_are_named() {
         let message = refusal(load(text, &[]).expect("parses").routes(&Environment::new()));
         assert!(message.contains(expected), "{text}: {message}");
     }
+}
+
+#[test]
+fn what_a_model_leaves_out_is_as_the_defaults_say() {
+    let text = "[defaults]\ncontinue = false\nretry = { attempts = 7, base_ms = 1 }\ntimeouts = { total_ms = 9 }\n\
+                [models.a]\ntargets = [{provider = \"demo\", model = \"x\"}]\n\
+                [models.b]\ntargets = [{provider = \"demo\", model = \"x\"}]\ncontinue = true\nretry = { attempts = 2 }\n";
+    let routes = load(text, &[]).expect("parses").routes(&Environment::new()).expect("routes");
+    let policy = |model: &str| routes.resolve(model, None).expect("known").policy;
+    assert_eq!((policy("demo"), policy("demo").retry.attempts), (policy("a"), 7));
+    let own = policy("b");
+    assert_eq!((own.retry.attempts, own.retry.base.as_millis(), own.timeouts.total.as_millis()), (2, 1, 9));
+    assert_eq!((own.continuing.most, policy("a").continuing.most), (3, 0));
 }
 
 #[test]

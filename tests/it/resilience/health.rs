@@ -51,13 +51,14 @@ async fn with_nobody_left_to_ask_the_failure_is_told_at_once() {
 #[tokio::test]
 async fn what_is_the_clients_or_a_success_does_not_open_a_circuit() {
     let refusal = || Script::json(400, &json!({"error": {"message": "no"}}));
-    let scripts = [boom(), Script::answer(&["x"]), boom(), refusal(), refusal(), Script::answer(&["y"])];
+    let busy = || Script::status(429, &[], "{}");
+    let scripts = [boom(), Script::answer(&["x"]), boom(), refusal(), busy(), busy(), Script::answer(&["y"])];
     let provider = FakeProvider::new(scripts).await;
     let server = Server::new(&model(&[("a", &provider)], TWO)).await;
-    for _ in 0..6 {
+    for _ in 0..7 {
         replay(&server, &ask()).await;
     }
-    assert_eq!(provider.calls(), 6);
+    assert_eq!(provider.calls(), 7);
     server.finish().await;
 }
 

@@ -5,6 +5,7 @@ mod cache;
 mod continuation;
 mod fallback;
 mod health;
+mod http2;
 mod seams;
 
 use serde_json::{Value, json};
