@@ -168,6 +168,9 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// What says something to the reader, as opposed to counts, notices and proofs.
+    pub const SPOKEN: [Kind; 4] = [Kind::Token, Kind::Refusal, Kind::Reasoning, Kind::Tool];
+
     pub fn from_u8(byte: u8) -> Option<Kind> {
         Some(match byte {
             1 => Kind::Start,

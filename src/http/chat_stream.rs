@@ -7,13 +7,13 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, json};
 
 use super::error::ApiError;
 use super::extract::{Caller, after, parameter};
-use super::streams::{IDEMPOTENT_REPLAYED, format};
+use super::streams::{format, mark_replayed};
 use super::{sse, view, wish};
 use crate::app::App;
 use crate::chat;
@@ -60,9 +60,7 @@ pub async fn stream(
     let ask =
         view::Ask { id, facts: &facts, format, after: held.as_deref(), extensions: request.extensions() };
     let mut response = view::events(&app, &principal, ask).await?;
-    if replayed {
-        response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
-    }
+    mark_replayed(&mut response, replayed);
     Ok(response)
 }
 

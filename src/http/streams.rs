@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::error::ApiError;
-use super::extract::{Caller, JsonBody, after, parameter, stream_id};
+use super::extract::{Caller, JsonBody, after, ids, parameter, stream_id};
 use super::sse::stream_headers;
 use super::{view, wish};
 use crate::app::App;
@@ -23,7 +23,14 @@ use crate::relay::running::Stop;
 use crate::relay::tail::Tail;
 use crate::surface::{Format, Surface};
 
-pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// Marks the answer to a request whose stream an earlier one with the same key has started.
+pub fn mark_replayed(response: &mut Response, replayed: bool) {
+    if replayed {
+        response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+    }
+}
 
 /// `POST /v1/streams`: 201, or 200 for a repeated idempotency key.
 pub async fn start(
@@ -41,8 +48,8 @@ pub async fn start(
     let mut response = (StatusCode::CREATED, stream_headers(started.id, &facts), Json(body)).into_response();
     if started.replayed {
         *response.status_mut() = StatusCode::OK;
-        response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
     }
+    mark_replayed(&mut response, started.replayed);
     let location =
         HeaderValue::try_from(format!("/v1/streams/{}", started.id)).expect("an id is a header value");
     response.headers_mut().insert(LOCATION, location);
@@ -89,8 +96,7 @@ pub fn format(app: &App, query: &str) -> Result<Format, ApiError> {
             ApiError::invalid("format", format!("\"{name}\" is not one of {}", known.join(", ")))
         })?,
     };
-    let ids = !matches!(parameter(query, "ids").as_deref(), Some("0" | "false" | "off"));
-    Ok(Format { ids, parts: app.settings.load().ai_sdk.parts, ..Format::new(surface) })
+    Ok(Format { ids: ids(query), parts: app.settings.load().ai_sdk.parts, ..Format::new(surface) })
 }
 
 /// `POST /v1/streams/{id}/cancel`: stops it; again and again is fine. Viewers are told by whom.
@@ -181,7 +187,7 @@ fn full(id: LogId, facts: &Facts, records: &[Record], viewers: usize) -> Value {
     // Milliseconds since the Unix epoch.
     body["times"] = json!({
         "created_ms": time_of(&[Kind::Start]),
-        "first_token_ms": time_of(&[Kind::Token, Kind::Refusal, Kind::Reasoning, Kind::Tool]),
+        "first_token_ms": time_of(&Kind::SPOKEN),
         "ended_ms": time_of(&[Kind::Done]),
     });
     body
