@@ -10,7 +10,7 @@ use crate::auth::{Principal, Role, digest_of};
 use crate::chat::{Invalid, Request};
 use crate::hub::Session;
 use crate::log::LogId;
-use crate::relay::route::UnknownModel;
+use crate::relay::route::{Target, UnknownModel};
 use crate::relay::running::{OnDisconnect, Running};
 use crate::relay::{Facts, Spec};
 use crate::store::{self, Claim};
@@ -105,9 +105,8 @@ impl App {
         }
         let dialect = wish.request.original.as_ref().map(|original| original.dialect);
         let route = self.settings.load().routes.resolve(&wish.request.model, dialect)?;
-        if let Some(target) = route.targets.first() {
-            target.endpoint.dialect.ask(&wish.request, &target.model)?;
-        }
+        let asked = |target: &Target| target.endpoint.dialect.ask(&wish.request, &target.model);
+        let ask = route.targets.first().map(asked).transpose()?;
         let session = self.session(principal, wish.session.as_deref()).await?;
         let permit = self.running_permits.take(&principal.allowance);
         let permit =
@@ -123,6 +122,7 @@ impl App {
         };
         let spec = Spec {
             request: wish.request,
+            ask,
             route,
             on_disconnect: wish.on_disconnect,
             facts,

@@ -89,7 +89,8 @@ impl Config {
             let base = known.base.iter().find_map(|name| Some((*name, from_environment(name)?)));
             let key = known.keys.iter().find_map(|name| from_environment(name));
             // A provider without keys is there once its address is.
-            if if known.keys.is_empty() { base.is_none() } else { key.is_none() } {
+            let named = if known.keys.is_empty() { base.is_some() } else { key.is_some() };
+            if !named {
                 continue;
             }
             let base_url = match base {

@@ -14,21 +14,20 @@ use tracing::{Span, info, info_span, warn};
 use super::route::{Route, Target};
 use super::running::{Running, Stop};
 use super::upstream::{Answer, Body, Fault};
-use super::{Relay, now_ms};
+use super::{Relay, Spec, now_ms};
 use crate::chat::Request;
 use crate::event::{Done, Event, Kind, Notice, Status};
 use crate::log::{Batch, Draft, Framing, Position};
 use crate::metrics::{Ended, TokenType};
-use crate::provider::{DecodeError, Decoder, Frame};
+use crate::provider::{Ask, DecodeError, Decoder, Frame};
 use crate::store;
 use crate::surface::openai_responses;
-
-/// Frames that say something to the reader, as opposed to counts and notices.
-const SPOKEN: [u8; 4] = [Kind::Token as u8, Kind::Refusal as u8, Kind::Reasoning as u8, Kind::Tool as u8];
 
 pub struct Job {
     running: Arc<Running>,
     request: Request,
+    /// See `Spec`; none once the first attempt has taken it.
+    ask: Option<Ask>,
     route: Route,
     /// See `Spec`; none once the id is noted.
     known_as: Option<String>,
@@ -83,23 +82,17 @@ impl From<DecodeError> for Halt {
 }
 
 impl Job {
-    pub fn new(
-        running: Arc<Running>,
-        request: Request,
-        route: Route,
-        known_as: Option<String>,
-        head: Position,
-    ) -> Job {
+    pub fn new(running: Arc<Running>, spec: Spec, head: Position) -> Job {
         let guard = Guard::new(&running);
-        let began = Instant::now();
         Job {
             running,
-            request,
-            route,
-            known_as,
+            request: spec.request,
+            ask: spec.ask,
+            route: spec.route,
+            known_as: spec.known_as,
             head,
             weight: 0,
-            began,
+            began: Instant::now(),
             spoke: None,
             guard,
             span: Span::none(),
@@ -183,7 +176,10 @@ impl Job {
     }
 
     async fn attempt(&mut self, relay: &Relay, target: &Target) -> Result<(), Halt> {
-        let ask = target.endpoint.dialect.ask(&self.request, &target.model);
+        let ask = match self.ask.take() {
+            Some(ask) => Ok(ask),
+            None => target.endpoint.dialect.ask(&self.request, &target.model),
+        };
         let ask = ask.map_err(|invalid| Fault::new("invalid", invalid.to_string(), false))?;
         let connect = self.route.timeouts.connect;
         let asked = Instant::now();
@@ -254,7 +250,9 @@ impl Job {
         for frame in frames.drain(..) {
             frame.into_drafts(at_ms, &mut drafts);
         }
-        let spoken = drafts.iter().filter(|draft| SPOKEN.contains(&draft.kind)).count() as u64;
+        let spoken =
+            drafts.iter().filter(|draft| Kind::SPOKEN.iter().any(|kind| *kind as u8 == draft.kind)).count()
+                as u64;
         if let Some(Done { status: Status::Failed, error: Some(error), .. }) = &done
             && self.spoke.is_none()
             && spoken == 0
