@@ -304,9 +304,14 @@ fn default_base(dialect: Provider) -> &'static str {
     }
 }
 
-/// Ollama's own variable may be just a host and a port.
+/// Ollama's own variable may be just a host, or a host and a port.
 fn with_scheme(text: &str) -> String {
-    if text.contains("://") { text.to_owned() } else { format!("http://{text}") }
+    let port = text.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    match (text.contains("://"), port) {
+        (true, _) => text.to_owned(),
+        (false, Some(_)) => format!("http://{text}"),
+        (false, None) => format!("http://{text}:11434"),
+    }
 }
 
 fn base_url(text: &str) -> Result<String> {
