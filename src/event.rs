@@ -190,6 +190,14 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// What says something to the reader, as opposed to counts, notices and proofs.
+    pub const SPOKEN: [Kind; 4] = [Kind::Token, Kind::Refusal, Kind::Reasoning, Kind::Tool];
+
+    /// Whether a draft of this kind is one of [`Kind::SPOKEN`].
+    pub fn says(kind: u8) -> bool {
+        Kind::SPOKEN.iter().any(|spoken| *spoken as u8 == kind)
+    }
+
     pub fn from_u8(byte: u8) -> Option<Kind> {
         Some(match byte {
             1 => Kind::Start,

@@ -10,7 +10,7 @@ use crate::auth::{Principal, Role, digest_of};
 use crate::chat::{Invalid, Request};
 use crate::hub::Session;
 use crate::log::LogId;
-use crate::relay::route::UnknownModel;
+use crate::relay::route::{Target, UnknownModel};
 use crate::relay::running::{OnDisconnect, Running};
 use crate::relay::{Facts, Spec, since_start};
 use crate::store::{self, Claim};
@@ -123,9 +123,8 @@ impl App {
             }
             key = Some(shared);
         }
-        if let Some(target) = route.targets.first() {
-            target.endpoint.dialect.ask(&wish.request, &target.model)?;
-        }
+        let asked = |target: &Target| target.endpoint.dialect.ask(&wish.request, &target.model);
+        let ask = route.targets.first().map(asked).transpose()?;
         let session = self.session(principal, wish.session.as_deref()).await?;
         let permit = self.running_permits.take(&principal.allowance);
         let permit =
@@ -146,6 +145,7 @@ impl App {
         };
         let spec = Spec {
             request: wish.request,
+            ask,
             route,
             on_disconnect: wish.on_disconnect,
             facts,

@@ -93,7 +93,8 @@ impl Config {
             let base = known.base.iter().find_map(|name| Some((*name, from_environment(name)?)));
             let key = known.keys.iter().find_map(|name| from_environment(name));
             // A provider without keys is there once its address is.
-            if if known.keys.is_empty() { base.is_none() } else { key.is_none() } {
+            let named = if known.keys.is_empty() { base.is_some() } else { key.is_some() };
+            if !named {
                 continue;
             }
             let base_url = match base {
@@ -367,9 +368,14 @@ fn default_base(dialect: Provider) -> &'static str {
     }
 }
 
-/// Ollama's own variable may be just a host and a port.
+/// Ollama's own variable may be just a host, or a host and a port.
 fn with_scheme(text: &str) -> String {
-    if text.contains("://") { text.to_owned() } else { format!("http://{text}") }
+    let port = text.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    match (text.contains("://"), port) {
+        (true, _) => text.to_owned(),
+        (false, Some(_)) => format!("http://{text}"),
+        (false, None) => format!("http://{text}:11434"),
+    }
 }
 
 fn base_url(text: &str) -> Result<String> {

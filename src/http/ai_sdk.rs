@@ -14,8 +14,8 @@ use http_body::Body;
 use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
-use super::extract::{Caller, JsonBody};
-use super::{compat, view, wish};
+use super::extract::{Caller, JsonBody, head_and_body};
+use super::{compat, streams, view, wish};
 use crate::app::{App, Settings};
 use crate::auth::Principal;
 use crate::chat;
@@ -36,8 +36,7 @@ pub async fn chat(
     Caller(principal): Caller,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let (parts, body) = request.into_parts();
-    let JsonBody(fields) = JsonBody::from_request(Request::from_parts(parts.clone(), body), &app).await?;
+    let (parts, fields) = head_and_body(&app, request).await?;
     let settings = app.settings.load_full();
     let mut asked = ai_sdk::read(fields)?;
     if !room::valid_name(&asked.chat) {
@@ -53,7 +52,8 @@ pub async fn chat(
     if let Some(session) = wish.session.as_deref().filter(|_| regenerate)
         && let Some((session, _)) = app.hub.find(&principal, session)
     {
-        stop_running(&app, &principal, &session, None).await;
+        // The new answer is given also beside one that goes on.
+        let _not_all_are_ours = stop_running(&app, &principal, &session, None).await;
     }
     compat::answer(&app, &principal, &parts, wish, format(&settings)).await
 }
@@ -154,29 +154,32 @@ pub async fn stop(
             return Err(ApiError::invalid("activeStreamId", message));
         }
     };
-    if let Some((session, _)) = app.hub.find(&principal, &chat)
-        && !stop_running(&app, &principal, &session, only).await
-    {
-        return Err(ApiError::not_allowed("your role in this session does not allow it to end this stream"));
+    if let Some((session, _)) = app.hub.find(&principal, &chat) {
+        stop_running(&app, &principal, &session, only).await?;
     }
     Ok(Json(json!({"success": true})))
 }
 
-/// Stops what runs in the session, or `only` this; false if the caller may not.
-async fn stop_running(app: &App, principal: &Principal, session: &Session, only: Option<&str>) -> bool {
-    let mut allowed = true;
+/// Stops what runs in the session, or `only` this. What the caller may not stop goes on, and is the error.
+async fn stop_running(
+    app: &App,
+    principal: &Principal,
+    session: &Session,
+    only: Option<&str>,
+) -> Result<(), ApiError> {
+    let mut stopped = Ok(());
     for (_, entry) in session.streams() {
         let meant = only.is_none_or(|only| only == entry.stream.to_string());
         let Some(running) = app.relay.running(entry.stream).filter(|_| meant) else { continue };
-        match app.relay.facts(entry.stream).await {
-            Ok(facts) if app.may_end(principal, &facts) => {
+        // What has no facts is gone meanwhile.
+        let Ok(facts) = app.relay.facts(entry.stream).await else { continue };
+        match streams::allow(app, principal, &facts) {
+            Ok(()) => {
                 running.stop(Stop::Cancelled(principal.user.clone()));
                 running.finished.cancelled().await;
             }
-            Ok(_) => allowed = false,
-            // Gone meanwhile.
-            Err(_) => {}
+            refused => stopped = refused,
         }
     }
-    allowed
+    stopped
 }

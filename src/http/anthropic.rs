@@ -2,16 +2,14 @@
 
 use std::sync::Arc;
 
-use axum::extract::{FromRequest, Request, State};
+use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
-use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
-use serde_json::{Map, Value};
 
 use super::compat;
 use super::error::ApiError;
-use super::extract::{Caller, JsonBody};
+use super::extract::{Caller, head_and_body};
 use crate::app::App;
 use crate::auth::Role;
 use crate::provider::{self, Provider};
@@ -23,7 +21,7 @@ pub async fn messages(
     Caller(principal): Caller,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let (parts, fields) = body(&app, request).await?;
+    let (parts, fields) = head_and_body(&app, request).await?;
     let wish = compat::wish(anthropic::read(fields, own(&parts.headers))?, &parts.headers)?;
     let format = Format { ids: compat::ids(&parts), ..Format::new(Surface::Anthropic) };
     compat::answer(&app, &principal, &parts, wish, format).await
@@ -38,11 +36,9 @@ pub async fn count_tokens(
     if principal.role < Role::Member {
         return Err(ApiError::not_allowed("your role does not allow it to ask providers"));
     }
-    let (parts, fields) = body(&app, request).await?;
+    let (parts, fields) = head_and_body(&app, request).await?;
     let (model, question) = anthropic::counted(fields, own(&parts.headers))?;
-    let settings = app.settings.load_full();
-    let route = settings.routes.resolve(&model, Some(Provider::Anthropic as u8));
-    let route = route.map_err(|unknown| ApiError::unknown_model(unknown.to_string()))?;
+    let route = compat::route(&app, &model, Provider::Anthropic)?;
     let target = route.targets.iter().find(|target| target.endpoint.dialect == Provider::Anthropic);
     let Some(target) = target else {
         let message = format!(
@@ -53,12 +49,6 @@ pub async fn count_tokens(
     let ask = provider::anthropic::count(&question, &target.model);
     let counted = app.relay.call(target, ask, &route.policy.timeouts).await?;
     Ok(([(CONTENT_TYPE, "application/json")], counted).into_response())
-}
-
-async fn body(app: &Arc<App>, request: Request) -> Result<(Parts, Map<String, Value>), ApiError> {
-    let (parts, body) = request.into_parts();
-    let JsonBody(fields) = JsonBody::from_request(Request::from_parts(parts.clone(), body), app).await?;
-    Ok((parts, fields))
 }
 
 /// The dialect's own headers, which a provider of the same dialect gets to see.

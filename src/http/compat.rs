@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{FromRequest, Request, State};
+use axum::extract::{Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
@@ -14,10 +14,10 @@ use serde_json::Map;
 
 use super::counted::Counted;
 use super::error::ApiError;
-use super::extract::{Caller, JsonBody, parameter};
+use super::extract::{Caller, head_and_body};
 use super::sse::{Events, stream_headers};
 use super::streams::mark;
-use super::{view, wish};
+use super::{extract, view, wish};
 use crate::app::App;
 use crate::app::start::{Started, Wish};
 use crate::auth::Principal;
@@ -25,6 +25,8 @@ use crate::chat;
 use crate::event::{Kind, Status};
 use crate::log::transcript::Transcript;
 use crate::log::{Position, Record};
+use crate::provider::Provider;
+use crate::relay::route::Route;
 use crate::relay::viewer::Viewer;
 use crate::surface::{Ending, Format, Surface, openai_chat};
 
@@ -68,6 +70,11 @@ pub async fn respond(
     Ok(response)
 }
 
+/// Whom a model's name means to a client of this dialect.
+pub fn route(app: &App, model: &str, dialect: Provider) -> Result<Route, ApiError> {
+    Ok(app.settings.load().routes.resolve(model, Some(dialect as u8))?)
+}
+
 /// What headers say about any dialect's request: its session and what happens when its client leaves.
 pub fn wish(request: chat::Request, headers: &HeaderMap) -> Result<Wish, ApiError> {
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
@@ -76,8 +83,7 @@ pub fn wish(request: chat::Request, headers: &HeaderMap) -> Result<Wish, ApiErro
 
 /// `?ids=off` leaves event ids out.
 pub fn ids(parts: &Parts) -> bool {
-    let query = parts.uri.query().unwrap_or_default();
-    !matches!(parameter(query, "ids").as_deref(), Some("0" | "false" | "off"))
+    extract::ids(parts.uri.query().unwrap_or_default())
 }
 
 /// `POST /v1/chat/completions`, streaming and not.
@@ -86,8 +92,7 @@ pub async fn chat_completions(
     Caller(principal): Caller,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let (parts, body) = request.into_parts();
-    let JsonBody(fields) = JsonBody::from_request(Request::from_parts(parts.clone(), body), &app).await?;
+    let (parts, fields) = head_and_body(&app, request).await?;
     let usage =
         fields.get("stream_options").and_then(|options| options["include_usage"].as_bool()).unwrap_or(false);
     let wish = wish(openai_chat::read(fields)?, &parts.headers)?;

@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use crate::app::start::StartError;
 use crate::chat::Invalid;
 use crate::prompts::RenderError;
+use crate::relay::route::UnknownModel;
 use crate::relay::running::Refusal;
 use crate::relay::upstream::Fault;
 use crate::store;
@@ -44,13 +45,6 @@ impl ApiError {
     /// 404: not there, or not yours.
     pub fn not_found(message: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::NOT_FOUND, "not_found", message)
-    }
-
-    /// 404: no provider is known for this name.
-    pub fn unknown_model(message: impl Into<String>) -> ApiError {
-        let mut error = ApiError::not_found(message);
-        error.param = Some("model".into());
-        error
     }
 
     /// 403: known, but not allowed to.
@@ -144,11 +138,19 @@ impl From<store::Error> for ApiError {
     }
 }
 
+impl From<UnknownModel> for ApiError {
+    fn from(unknown: UnknownModel) -> ApiError {
+        let mut error = ApiError::not_found(unknown.to_string());
+        error.param = Some("model".into());
+        error
+    }
+}
+
 impl From<StartError> for ApiError {
     fn from(error: StartError) -> ApiError {
         let message = error.to_string();
         match error {
-            StartError::UnknownModel(_) => ApiError::unknown_model(message),
+            StartError::UnknownModel(unknown) => unknown.into(),
             StartError::Invalid(invalid) => invalid.into(),
             StartError::Draining => ApiError::draining(),
             StartError::TooManyStreams { .. } => ApiError::limited("too_many_streams", message, 5),

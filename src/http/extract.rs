@@ -87,6 +87,11 @@ pub fn parameter(query: &str, name: &str) -> Option<String> {
     pairs.into_iter().find(|(key, _)| key == name).map(|(_, value)| value)
 }
 
+/// `?ids=off` leaves event ids out.
+pub fn ids(query: &str) -> bool {
+    !matches!(parameter(query, "ids").as_deref(), Some("0" | "false" | "off"))
+}
+
 /// An id of a stream; anything else is not found.
 pub fn stream_id(text: &str) -> Result<LogId, ApiError> {
     text.parse().map_err(|_| ApiError::not_found("there is no such stream"))
@@ -113,6 +118,16 @@ impl FromRequest<Arc<App>> for JsonBody {
             Err(error) => Err(ApiError::bad_request(format!("the body is not JSON: {error}"))),
         }
     }
+}
+
+/// A request's head and the JSON object in its body, for handlers that need both.
+pub async fn head_and_body(
+    app: &Arc<App>,
+    request: Request,
+) -> Result<(Parts, Map<String, Value>), ApiError> {
+    let (parts, body) = request.into_parts();
+    let JsonBody(fields) = JsonBody::from_request(Request::new(body), app).await?;
+    Ok((parts, fields))
 }
 
 /// A client that sends its body in drips is sent away.

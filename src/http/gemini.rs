@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::{Body, to_bytes};
-use axum::extract::{FromRequest, Path, Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 
 use super::compat;
 use super::error::ApiError;
-use super::extract::{Caller, JsonBody, parameter};
+use super::extract::{Caller, head_and_body, parameter};
 use crate::app::App;
 use crate::provider::{Provider, gemini};
 use crate::relay::route::Route;
@@ -30,16 +30,15 @@ pub async fn call(
     Path(path): Path<String>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let (parts, body) = request.into_parts();
     let (model, method) = path.rsplit_once(':').unwrap_or((&path, ""));
-    let sse = parameter(parts.uri.query().unwrap_or_default(), "alt").as_deref() == Some("sse");
+    let sse = parameter(request.uri().query().unwrap_or_default(), "alt").as_deref() == Some("sse");
     let stream = match method {
         "generateContent" => false,
         "streamGenerateContent" => sse,
         "countTokens" => false,
         _ => return Err(ApiError::not_found(format!("models have no method \"{method}\""))),
     };
-    let JsonBody(fields) = JsonBody::from_request(Request::from_parts(parts.clone(), body), &app).await?;
+    let (parts, fields) = head_and_body(&app, request).await?;
     if method == "countTokens" {
         return count(&app, model, fields).await;
     }
@@ -63,7 +62,7 @@ async fn array(response: Response) -> Result<Response, ApiError> {
 
 /// Only a provider of this dialect can count: the question is passed on to it, and so is its answer.
 async fn count(app: &App, model: &str, fields: Map<String, Value>) -> Result<Response, ApiError> {
-    let route = resolve(app, model)?;
+    let route = compat::route(app, model, Provider::Gemini)?;
     let target = route.targets.iter().find(|target| target.endpoint.dialect == Provider::Gemini);
     let Some(target) = target else {
         return Err(ApiError::invalid("model", format!("the provider of \"{model}\" cannot count tokens")));
@@ -87,7 +86,8 @@ pub fn speaks(headers: &HeaderMap, query: &str) -> bool {
 pub async fn list(app: &App) -> Json<Value> {
     let settings = app.settings.load_full();
     let models = app.relay.models(&settings.routes).await;
-    let described = |(id, _): &(String, String)| Some(describe(id, &resolve(app, id).ok()?));
+    let described =
+        |(id, _): &(String, String)| Some(describe(id, &compat::route(app, id, Provider::Gemini).ok()?));
     let models: Vec<Value> = models.iter().filter_map(described).collect();
     Json(json!({"models": models}))
 }
@@ -100,18 +100,13 @@ pub async fn model(
     Path(name): Path<String>,
     request: Request,
 ) -> Result<Json<Value>, ApiError> {
-    let route = resolve(&app, &name)?;
+    let route = compat::route(&app, &name, Provider::Gemini)?;
     let (uri, headers) = (request.uri(), request.headers());
     if uri.path().starts_with("/v1beta/") || speaks(headers, uri.query().unwrap_or_default()) {
         return Ok(Json(describe(&name, &route)));
     }
     let owner = route.targets.first().map_or("relaystream", |target| &target.endpoint.name);
     Ok(Json(json!({"id": name, "object": "model", "created": 0, "owned_by": owner})))
-}
-
-fn resolve(app: &App, model: &str) -> Result<Route, ApiError> {
-    let route = app.settings.load().routes.resolve(model, Some(Provider::Gemini as u8));
-    route.map_err(|unknown| ApiError::unknown_model(unknown.to_string()))
 }
 
 fn describe(id: &str, route: &Route) -> Value {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{FromRequest, Path, Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue};
@@ -16,11 +16,11 @@ use serde_json::{Value, json};
 
 use super::counted::Counted;
 use super::error::ApiError;
-use super::extract::{Caller, JsonBody, after, parameter};
+use super::extract::{Caller, after, head_and_body, parameter};
 use super::sse::{self, Events, stream_headers};
 use super::{compat, streams, view, wish};
 use crate::app::App;
-use crate::app::start::{StartError, Started, Wish};
+use crate::app::start::{Started, Wish};
 use crate::auth::Principal;
 use crate::chat::Message;
 use crate::event::Status;
@@ -41,14 +41,12 @@ pub async fn create(
     Caller(principal): Caller,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let (parts, body) = request.into_parts();
-    let JsonBody(fields) = JsonBody::from_request(Request::from_parts(parts.clone(), body), &app).await?;
+    let (parts, fields) = head_and_body(&app, request).await?;
     let asked = surface::read(fields, own_headers(&parts.headers))?;
     let (background, stream) = (asked.background, asked.request.stream);
-    let dialect = Some(Provider::OpenAiResponses as u8);
-    let route = app.settings.load().routes.resolve(&asked.request.model, dialect);
-    let route = route.map_err(StartError::UnknownModel)?;
-    let same = route.targets.first().is_some_and(|target| Some(target.endpoint.dialect as u8) == dialect);
+    let route = compat::route(&app, &asked.request.model, Provider::OpenAiResponses)?;
+    let same =
+        route.targets.first().is_some_and(|target| target.endpoint.dialect == Provider::OpenAiResponses);
     let wish = wish_of(&app, &principal, &parts, asked, same).await?;
     let started = app.start(&principal, wish).await?;
     if let (true, Some(running)) = (same, &started.running) {

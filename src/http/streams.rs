@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::error::ApiError;
-use super::extract::{Caller, JsonBody, after, parameter, stream_id};
+use super::extract::{Caller, JsonBody, after, ids, parameter, stream_id};
 use super::sse::stream_headers;
 use super::{view, wish};
 use crate::app::App;
@@ -104,8 +104,7 @@ pub fn format(app: &App, query: &str) -> Result<Format, ApiError> {
             ApiError::invalid("format", format!("\"{name}\" is not one of {}", known.join(", ")))
         })?,
     };
-    let ids = !matches!(parameter(query, "ids").as_deref(), Some("0" | "false" | "off"));
-    Ok(Format { ids, parts: app.settings.load().ai_sdk.parts, ..Format::new(surface) })
+    Ok(Format { ids: ids(query), parts: app.settings.load().ai_sdk.parts, ..Format::new(surface) })
 }
 
 /// `POST /v1/streams/{id}/cancel`: stops it; again and again is fine. Viewers are told by whom.
@@ -196,7 +195,7 @@ fn full(id: LogId, facts: &Facts, records: &[Record], viewers: usize) -> Value {
     // Milliseconds since the Unix epoch.
     body["times"] = json!({
         "created_ms": time_of(&[Kind::Start]),
-        "first_token_ms": time_of(&[Kind::Token, Kind::Refusal, Kind::Reasoning, Kind::Tool]),
+        "first_token_ms": time_of(&Kind::SPOKEN),
         "ended_ms": time_of(&[Kind::Done]),
     });
     body

@@ -2,11 +2,10 @@
 //!
 //! The dialect says what a frame holds; frames without events wait here and ride along with the next that has some.
 
-use crate::event::Event;
 use crate::log::Raw;
 use crate::sse;
 
-use super::{DecodeError, Frame, Provider};
+use super::{DecodeError, Frame, Provider, Reader};
 
 #[derive(Debug)]
 pub(super) struct Framer {
@@ -42,56 +41,40 @@ impl Framer {
         Framer { parser: sse::Parser::new(limit), kept }
     }
 
-    /// Takes the next bytes; `read` is asked for the events of each frame they complete.
+    /// Takes the next bytes.
     pub fn push(
         &mut self,
         bytes: &[u8],
         frames: &mut Vec<Frame>,
-        mut read: impl FnMut(&sse::Frame<'_>, &mut Vec<Event>) -> Result<Told, DecodeError>,
+        reader: &mut Reader,
     ) -> Result<(), DecodeError> {
         let (kept, mut failed) = (&mut self.kept, Ok(()));
         self.parser.feed(bytes, |frame| {
             if failed.is_ok() {
-                failed = kept.take(&frame, frames, &mut read);
+                failed = kept.take(&frame, frames, reader);
             }
         })?;
         failed
     }
 
     /// The body ended. Some servers close right after their last frame, without the blank line that the standard wants:
-    /// one for which `last` holds was said; any other that is cut short was not.
-    pub fn finish(
-        &mut self,
-        frames: &mut Vec<Frame>,
-        last: impl Fn(&sse::Frame<'_>) -> bool,
-        mut read: impl FnMut(&sse::Frame<'_>, &mut Vec<Event>) -> Result<Told, DecodeError>,
-    ) -> Result<(), DecodeError> {
+    /// if it ends the answer it was said; any other that is cut short was not.
+    pub fn finish(&mut self, frames: &mut Vec<Frame>, reader: &mut Reader) -> Result<(), DecodeError> {
         let (kept, mut failed) = (&mut self.kept, Ok(()));
-        self.parser.finish(|frame| failed = kept.take(&frame, frames, &mut read))?;
+        self.parser.finish(|frame| failed = kept.take(&frame, frames, reader))?;
         self.parser.feed(b"\n\n", |frame| {
-            if failed.is_ok() && last(&frame) {
-                failed = kept.take(&frame, frames, &mut read);
+            if failed.is_ok() && reader.closes(&frame) {
+                failed = kept.take(&frame, frames, reader);
             }
         })?;
-        failed
-    }
-
-    /// Whether the ending was read.
-    pub fn ended(&self) -> bool {
-        self.kept.ended
-    }
-
-    /// What still waits for an event, for a dialect whose end is the body's.
-    pub fn rest(&mut self) -> Option<Raw> {
-        let held = std::mem::take(&mut self.kept.held);
-        let own_at = held.len() as u32;
-        let raw = Raw {
-            dialect: self.kept.dialect as u8,
-            own_at,
-            usage_only: false,
-            bytes: held.into_boxed_slice().into(),
-        };
-        (own_at > 0).then_some(raw)
+        failed?;
+        if !kept.ended {
+            let events = reader.close();
+            if !events.is_empty() {
+                frames.push(Frame { events, raw: kept.rest() });
+            }
+        }
+        Ok(())
     }
 }
 
@@ -100,13 +83,13 @@ impl Kept {
         &mut self,
         frame: &sse::Frame<'_>,
         frames: &mut Vec<Frame>,
-        read: &mut impl FnMut(&sse::Frame<'_>, &mut Vec<Event>) -> Result<Told, DecodeError>,
+        reader: &mut Reader,
     ) -> Result<(), DecodeError> {
         if self.ended {
             return Ok(());
         }
         let mut events = Vec::new();
-        let told = read(frame, &mut events)?;
+        let told = reader.read(frame, &mut events)?;
         self.ended = told == Told::End;
         if told == Told::Nothing {
             return Ok(());
@@ -122,5 +105,14 @@ impl Kept {
         let raw = Raw { dialect: self.dialect as u8, own_at, usage_only: told == Told::Usage, bytes };
         frames.push(Frame { events, raw: Some(raw) });
         Ok(())
+    }
+
+    /// What still waits for an event.
+    fn rest(&mut self) -> Option<Raw> {
+        let held = std::mem::take(&mut self.held);
+        let own_at = held.len() as u32;
+        let bytes = held.into_boxed_slice().into();
+        let raw = Raw { dialect: self.dialect as u8, own_at, usage_only: false, bytes };
+        (own_at > 0).then_some(raw)
     }
 }

@@ -17,7 +17,8 @@ use serde_json::{Map, Value};
 use crate::chat::{Invalid, Request};
 use crate::event::{Done, Event};
 use crate::log::{Draft, Framing, Raw};
-use crate::sse::TooLarge;
+use crate::sse::{self, TooLarge};
+use framer::{Framer, Told};
 
 /// A dialect spoken by providers. The numbers are stored with raw frames: never reuse one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -141,13 +142,20 @@ impl Provider {
 
     /// `limit`: the largest frame accepted, in bytes.
     pub fn decoder(self, limit: usize) -> Decoder {
-        match self {
-            Provider::OpenAiChat | Provider::Demo => Decoder::OpenAiChat(openai_chat::Decoder::new(limit)),
-            Provider::OpenAiResponses => Decoder::OpenAiResponses(openai_responses::Decoder::new(limit)),
-            Provider::Anthropic => Decoder::Anthropic(anthropic::Decoder::new(limit)),
-            Provider::Gemini => Decoder::Gemini(gemini::Decoder::new(limit)),
-            Provider::Ollama => Decoder::Ollama(ollama::Decoder::new(limit)),
-        }
+        let events = |dialect, reader| Wire::Events(Framer::new(dialect, limit).into(), reader);
+        let wire = match self {
+            // The demo's bytes are of that dialect.
+            Provider::OpenAiChat | Provider::Demo => {
+                events(Provider::OpenAiChat, Reader::OpenAiChat(openai_chat::Reader::default()))
+            }
+            Provider::OpenAiResponses => {
+                events(self, Reader::OpenAiResponses(openai_responses::Reader::default()))
+            }
+            Provider::Anthropic => events(self, Reader::Anthropic(anthropic::Reader::default())),
+            Provider::Gemini => events(self, Reader::Gemini(gemini::Reader::default())),
+            Provider::Ollama => Wire::Lines(ollama::Decoder::new(limit)),
+        };
+        Decoder { dialect: self, wire }
     }
 }
 
@@ -185,45 +193,82 @@ pub enum DecodeError {
 
 /// Turns a provider's bytes, cut anywhere, into frames of events.
 #[derive(Debug)]
-pub enum Decoder {
-    OpenAiChat(openai_chat::Decoder),
-    OpenAiResponses(openai_responses::Decoder),
-    Anthropic(anthropic::Decoder),
-    Gemini(gemini::Decoder),
-    Ollama(ollama::Decoder),
+pub struct Decoder {
+    dialect: Provider,
+    wire: Wire,
+}
+
+#[derive(Debug)]
+enum Wire {
+    /// Server-sent events.
+    Events(Box<Framer>, Reader),
+    /// JSON lines.
+    Lines(ollama::Decoder),
+}
+
+/// Reads one event of the wire after the other; each dialect keeps what it needs between them.
+#[derive(Debug)]
+enum Reader {
+    OpenAiChat(openai_chat::Reader),
+    OpenAiResponses(openai_responses::Reader),
+    Anthropic(anthropic::Reader),
+    Gemini(gemini::Reader),
+}
+
+impl Reader {
+    fn read(&mut self, frame: &sse::Frame<'_>, events: &mut Vec<Event>) -> Result<Told, DecodeError> {
+        match self {
+            Reader::OpenAiChat(reader) => reader.read(frame, events),
+            Reader::OpenAiResponses(reader) => reader.read(frame, events),
+            Reader::Anthropic(reader) => reader.read(frame, events),
+            Reader::Gemini(reader) => reader.read(frame, events),
+        }
+    }
+
+    /// What the end of the body says, where the dialect has no other end.
+    fn close(&mut self) -> Vec<Event> {
+        match self {
+            Reader::Gemini(reader) => reader.close(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether a frame ends the answer.
+    fn closes(&self, frame: &sse::Frame<'_>) -> bool {
+        match self {
+            Reader::OpenAiChat(_) => openai_chat::closes(frame),
+            Reader::OpenAiResponses(_) => openai_responses::closes(frame),
+            Reader::Anthropic(_) => anthropic::closes(frame),
+            Reader::Gemini(_) => gemini::closes(frame),
+        }
+    }
 }
 
 impl Decoder {
     /// Takes the next bytes. Once a frame held the ending, later bytes are ignored.
     pub fn push(&mut self, bytes: &[u8], frames: &mut Vec<Frame>) -> Result<(), DecodeError> {
-        match self {
-            Decoder::OpenAiChat(decoder) => decoder.push(bytes, frames),
-            Decoder::OpenAiResponses(decoder) => decoder.push(bytes, frames),
-            Decoder::Anthropic(decoder) => decoder.push(bytes, frames),
-            Decoder::Gemini(decoder) => decoder.push(bytes, frames),
-            Decoder::Ollama(decoder) => decoder.push(bytes, frames),
+        match &mut self.wire {
+            Wire::Events(framer, reader) => framer.push(bytes, frames, reader),
+            Wire::Lines(decoder) => decoder.push(bytes, frames),
         }
     }
 
     /// The body ended. Whether that was a proper end is told by an ending among the frames so far.
     pub fn finish(&mut self, frames: &mut Vec<Frame>) -> Result<(), DecodeError> {
-        match self {
-            Decoder::OpenAiChat(decoder) => decoder.finish(frames),
-            Decoder::OpenAiResponses(decoder) => decoder.finish(frames),
-            Decoder::Anthropic(decoder) => decoder.finish(frames),
-            Decoder::Gemini(decoder) => decoder.finish(frames),
-            Decoder::Ollama(decoder) => decoder.finish(frames),
+        match &mut self.wire {
+            Wire::Events(framer, reader) => framer.finish(frames, reader),
+            Wire::Lines(decoder) => decoder.finish(frames),
         }
     }
 
     /// Takes a whole JSON answer, as a provider gives it that was not asked for a stream.
     pub fn whole(&mut self, body: &[u8]) -> Result<Vec<Frame>, DecodeError> {
-        match self {
-            Decoder::OpenAiChat(_) => openai_chat::whole(body),
-            Decoder::OpenAiResponses(_) => openai_responses::whole(body),
-            Decoder::Anthropic(_) => anthropic::whole(body),
-            Decoder::Gemini(_) => gemini::whole(body),
-            Decoder::Ollama(_) => ollama::whole(body),
+        match self.dialect {
+            Provider::OpenAiChat | Provider::Demo => openai_chat::whole(body),
+            Provider::OpenAiResponses => openai_responses::whole(body),
+            Provider::Anthropic => anthropic::whole(body),
+            Provider::Gemini => gemini::whole(body),
+            Provider::Ollama => ollama::whole(body),
         }
     }
 }

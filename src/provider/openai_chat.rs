@@ -10,7 +10,7 @@ use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 
-use super::framer::{Framer, Told};
+use super::framer::Told;
 use super::{Ask, DecodeError, Frame, Provider};
 use crate::chat::asked::Params;
 use crate::chat::{Invalid, Message, Request};
@@ -241,38 +241,21 @@ impl From<WireUsage> for Usage {
     }
 }
 
-#[derive(Debug)]
-pub struct Decoder {
-    framer: Framer,
-    state: State,
-}
-
+/// What of earlier frames later ones depend on.
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct Reader {
     slots: Slots,
     finish_reason: Option<String>,
     usage: Option<Usage>,
 }
 
-impl Decoder {
-    pub fn new(limit: usize) -> Decoder {
-        Decoder { framer: Framer::new(Provider::OpenAiChat, limit), state: State::default() }
-    }
-
-    pub fn push(&mut self, bytes: &[u8], frames: &mut Vec<Frame>) -> Result<(), DecodeError> {
-        let state = &mut self.state;
-        self.framer.push(bytes, frames, |frame, events| state.read(frame, events))
-    }
-
-    pub fn finish(&mut self, frames: &mut Vec<Frame>) -> Result<(), DecodeError> {
-        let state = &mut self.state;
-        let last = |frame: &sse::Frame<'_>| frame.data.trim() == "[DONE]";
-        self.framer.finish(frames, last, |frame, events| state.read(frame, events))
-    }
+/// Whether this frame ends the answer.
+pub(super) fn closes(frame: &sse::Frame<'_>) -> bool {
+    frame.data.trim() == "[DONE]"
 }
 
-impl State {
-    fn read(&mut self, frame: &sse::Frame<'_>, events: &mut Vec<Event>) -> Result<Told, DecodeError> {
+impl Reader {
+    pub fn read(&mut self, frame: &sse::Frame<'_>, events: &mut Vec<Event>) -> Result<Told, DecodeError> {
         let data = frame.data.trim();
         if data.is_empty() {
             return Ok(Told::Nothing);
@@ -369,7 +352,7 @@ pub fn whole(body: &[u8]) -> Result<Vec<Frame>, DecodeError> {
     if chunk.error.as_ref().is_none_or(Value::is_null) && chunk.choices.as_ref().is_none_or(Vec::is_empty) {
         return Err(DecodeError::Malformed("a completion without choices".into()));
     }
-    let (mut state, mut events) = (State::default(), Vec::new());
+    let (mut state, mut events) = (Reader::default(), Vec::new());
     state.chunk(chunk, &mut events);
     let ending = Done {
         finish_reason: state.finish_reason.take(),

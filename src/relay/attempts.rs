@@ -57,7 +57,8 @@ impl Job {
             }
             (search.tried, search.asked) = (search.tried + 1, search.asked + 1);
             let key = relay.health.key(&target.endpoint, Instant::now()).map(str::to_owned);
-            let fault = match self.attempt(relay, target, key.as_deref()).await {
+            let ready = self.ask.take().filter(|_| search.at == 0);
+            let fault = match self.attempt(relay, target, key.as_deref(), ready).await {
                 Err(Halt::Fault(fault)) => fault,
                 Ok(()) => {
                     if let Some(trial) = self.trial.take() {

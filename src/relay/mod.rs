@@ -74,6 +74,8 @@ pub struct Facts {
 /// A stream to be.
 pub struct Spec {
     pub request: Request,
+    /// The request in the first target's dialect: whether that can say it is known before there is a stream.
+    pub ask: Option<Ask>,
     pub route: Route,
     pub on_disconnect: OnDisconnect,
     pub facts: Facts,
@@ -127,7 +129,7 @@ impl Relay {
     }
 
     /// Registers a stream: from here on it can be found and read.
-    pub async fn create(self: &Arc<Self>, spec: Spec) -> Result<Created, store::Error> {
+    pub async fn create(self: &Arc<Self>, mut spec: Spec) -> Result<Created, store::Error> {
         let id = LogId(ulid::Ulid::generate().0);
         let facts = Bytes::from(serde_json::to_vec(&spec.facts).expect("facts have string keys"));
         let owner = format!("{}/{}", spec.facts.tenant, spec.facts.user);
@@ -135,8 +137,8 @@ impl Relay {
         let at_ms = now_ms();
         let start = Event::Start(Start {
             stream: id.to_string(),
-            session: spec.facts.session,
-            model: spec.facts.model,
+            session: spec.facts.session.take(),
+            model: std::mem::take(&mut spec.facts.model),
             provider: spec
                 .route
                 .targets
@@ -144,8 +146,8 @@ impl Relay {
                 .map(|target| target.endpoint.name.clone())
                 .unwrap_or_default(),
             created_at: at_ms / 1000,
-            message: spec.message,
-            response: spec.response,
+            message: spec.message.take(),
+            response: spec.response.take(),
         });
         let draft =
             Draft { kind: start.kind() as u8, at_ms, payload: start.data().into(), framing: Framing::Own };
@@ -160,8 +162,7 @@ impl Relay {
         let running = Running::new(id, spec.on_disconnect);
         lock(&self.running).insert(id, running.clone());
         self.metrics.streams_running.inc();
-        let job =
-            pump::Job::new(running.clone(), spec.request, spec.route, spec.account, spec.known_as, head);
+        let job = pump::Job::new(running.clone(), spec, head);
         Ok(Created { id, running, job })
     }
 

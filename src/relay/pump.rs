@@ -19,22 +19,21 @@ use super::progress::Progress;
 use super::route::{Route, Target};
 use super::running::Running;
 use super::upstream::{Answer, Body, Fault};
-use super::{Relay, now_ms, since_start};
+use super::{Relay, Spec, now_ms, since_start};
 use crate::chat::Request;
 use crate::event::{Done, Event, Kind, Status};
 use crate::limits::ledger::Account;
 use crate::log::{Batch, Draft, Framing, Position};
 use crate::metrics::{Ended, TokenType};
-use crate::provider::{Decoder, Frame};
+use crate::provider::{Ask, Decoder, Frame};
 use crate::store;
 use crate::surface::openai_responses;
-
-/// Frames that say something to the reader, as opposed to counts and notices.
-const SPOKEN: [u8; 4] = [Kind::Token as u8, Kind::Refusal as u8, Kind::Reasoning as u8, Kind::Tool as u8];
 
 pub struct Job {
     pub(super) running: Arc<Running>,
     pub(super) request: Request,
+    /// See `Spec`; none once there was a first attempt.
+    pub(super) ask: Option<Ask>,
     pub(super) route: Route,
     account: Account,
     /// Tokens that the account was charged with so far.
@@ -81,24 +80,18 @@ const WHOLE_PATIENCE: Duration = Duration::from_secs(600);
 const ID_TTL: Duration = Duration::from_secs(24 * 3600);
 
 impl Job {
-    pub fn new(
-        running: Arc<Running>,
-        request: Request,
-        route: Route,
-        account: Account,
-        known_as: Option<String>,
-        head: Position,
-    ) -> Job {
+    pub fn new(running: Arc<Running>, spec: Spec, head: Position) -> Job {
         let guard = Guard::new(&running);
-        let asked_bytes = serde_json::to_vec(&request.messages).map_or(0, |text| text.len());
+        let asked_bytes = serde_json::to_vec(&spec.request.messages).map_or(0, |text| text.len());
         Job {
             running,
-            progress: Progress::new(asked_bytes, route.policy.continuing.most > 0),
-            request,
-            route,
-            account,
+            progress: Progress::new(asked_bytes, spec.route.policy.continuing.most > 0),
+            request: spec.request,
+            ask: spec.ask,
+            route: spec.route,
+            account: spec.account,
             charged: 0,
-            known_as,
+            known_as: spec.known_as,
             head,
             weight: 0,
             began: Instant::now(),
@@ -154,9 +147,13 @@ impl Job {
         relay: &Relay,
         target: &Target,
         key: Option<&str>,
+        ready: Option<Ask>,
     ) -> Result<(), Halt> {
         (self.early, self.heard) = (Early::default(), None);
-        let ask = target.endpoint.dialect.ask(&self.asking(target), &target.model);
+        let ask = match ready {
+            Some(ask) => Ok(ask),
+            None => target.endpoint.dialect.ask(&self.asking(target), &target.model),
+        };
         let ask = ask.map_err(|invalid| Fault::new("invalid", invalid.to_string(), false))?;
         let asked = Instant::now();
         let _open = Open::new(relay);
@@ -244,7 +241,7 @@ impl Job {
             }));
             Frame { events, raw }.into_drafts(at_ms, &mut drafts);
         }
-        let spoken = drafts.iter().filter(|draft| SPOKEN.contains(&draft.kind)).count() as u64;
+        let spoken = drafts.iter().filter(|draft| Kind::says(draft.kind)).count() as u64;
         if spoken > 0 || self.progress.said() > before {
             self.hear();
         }

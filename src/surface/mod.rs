@@ -92,10 +92,10 @@ impl Surface {
     pub fn dialect(self) -> Option<u8> {
         match self {
             Surface::Native | Surface::Plain | Surface::AiSdk => None,
-            Surface::OpenAiChat => Some(1),
-            Surface::OpenAiResponses => Some(3),
-            Surface::Anthropic => Some(4),
-            Surface::Gemini => Some(5),
+            Surface::OpenAiChat => Some(openai_chat::DIALECT),
+            Surface::OpenAiResponses => Some(openai_responses::DIALECT),
+            Surface::Anthropic => Some(anthropic::DIALECT),
+            Surface::Gemini => Some(gemini::DIALECT),
         }
     }
 

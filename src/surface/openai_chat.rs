@@ -14,7 +14,7 @@ use crate::log::{EventId, Framing, LogId, Record};
 use crate::sse;
 
 /// What raw frames of this dialect carry, see `provider::Provider`.
-const DIALECT: u8 = 1;
+pub(super) const DIALECT: u8 = 1;
 
 /// The request as its client wrote it: this dialect's names are the canonical ones.
 pub fn read(mut fields: Map<String, Value>) -> Result<Request, Invalid> {

@@ -232,6 +232,80 @@ fn routes_come_from_the_environment_alone() {
 }
 
 #[test]
+fn every_dialects_own_provider_comes_from_the_environment_alone() {
+    let anthropic = ("https://api.anthropic.com", Provider::Anthropic);
+    let gemini = ("https://generativelanguage.googleapis.com", Provider::Gemini);
+    let ollama = |base| (base, Provider::Ollama);
+    let cases = [
+        (
+            "openai-responses",
+            &[("OPENAI_API_KEY", "k")][..],
+            ("https://api.openai.com/v1", Provider::OpenAiResponses),
+        ),
+        ("anthropic", &[("ANTHROPIC_API_KEY", "k")], anthropic),
+        (
+            "anthropic",
+            &[("ANTHROPIC_API_KEY", "k"), ("ANTHROPIC_BASE_URL", "http://a:1/")],
+            ("http://a:1", anthropic.1),
+        ),
+        ("gemini", &[("GEMINI_API_KEY", "k")], gemini),
+        ("gemini", &[("GOOGLE_API_KEY", "k")], gemini),
+        ("gemini", &[("GEMINI_API_KEY", "k"), ("GEMINI_BASE_URL", "http://g:1")], ("http://g:1", gemini.1)),
+        ("ollama", &[("OLLAMA_HOST", "http://o:1")], ollama("http://o:1")),
+        ("ollama", &[("OLLAMA_HOST", "127.0.0.1:5000")], ollama("http://127.0.0.1:5000")),
+        ("ollama", &[("OLLAMA_HOST", "127.0.0.1")], ollama("http://127.0.0.1:11434")),
+    ];
+    for (name, pairs, (base_url, dialect)) in cases {
+        let routes = load("", pairs).expect("parses").routes(&environment(pairs)).expect("routes");
+        let endpoint = &routes.endpoints[name];
+        assert_eq!((endpoint.base_url.as_str(), endpoint.dialect), (base_url, dialect), "{pairs:?}");
+        let keys: &[&str] = if name == "ollama" { &[] } else { &["k"] };
+        assert_eq!(endpoint.keys, keys, "{pairs:?}");
+        // A section of that name replaces it.
+        let own = format!("[providers.{name}]\ndialect = \"openai-chat\"\nbase_url = \"http://own/v1\"\n");
+        let routes = load(&own, pairs).expect("parses").routes(&environment(pairs)).expect("routes");
+        assert_eq!(routes.endpoints[name].base_url, "http://own/v1");
+    }
+    let only_an_address = [("ANTHROPIC_BASE_URL", "http://a:1")];
+    let routes = load("", &only_an_address).expect("parses").routes(&environment(&only_an_address));
+    assert_eq!(routes.expect("routes").default, "demo", "an address without a key is no provider");
+}
+
+#[test]
+fn a_provider_of_several_dialects_is_spoken_to_in_the_clients_own() {
+    let pairs = [("OPENAI_API_KEY", "k"), ("ANTHROPIC_API_KEY", "k"), ("GEMINI_API_KEY", "k")];
+    let routes = load("", &pairs).expect("parses").routes(&environment(&pairs)).expect("routes");
+    let asked = |model: &str, dialect: Option<Provider>| {
+        let route = routes.resolve(model, dialect.map(|dialect| dialect as u8)).expect(model);
+        route.targets[0].endpoint.name.clone()
+    };
+    assert_eq!(asked("gpt-5", None), "openai");
+    assert_eq!(asked("gpt-5", Some(Provider::OpenAiResponses)), "openai-responses");
+    assert_eq!(
+        asked("gpt-5", Some(Provider::Anthropic)),
+        "openai",
+        "the same keys elsewhere are another provider"
+    );
+    assert_eq!(asked("claude-sonnet-4-5", Some(Provider::OpenAiResponses)), "anthropic");
+    assert_eq!(asked("gemini-2.5-pro", Some(Provider::Gemini)), "gemini");
+}
+
+#[test]
+fn models_are_read_from_every_dialects_list() {
+    let lists = [
+        (Provider::OpenAiChat, r#"{"object": "list", "data": [{"id": "a"}, {"id": "b"}]}"#),
+        (Provider::OpenAiResponses, r#"{"data": [{"id": "a"}, {"id": "b"}]}"#),
+        (Provider::Anthropic, r#"{"data": [{"type": "model", "id": "a"}, {"id": "b"}], "has_more": false}"#),
+        (Provider::Gemini, r#"{"models": [{"name": "models/a"}, {"name": "models/b"}]}"#),
+        (Provider::Ollama, r#"{"models": [{"name": "a", "size": 1}, {"name": "b"}]}"#),
+    ];
+    for (dialect, list) in lists {
+        assert_eq!(dialect.models(list.as_bytes()), ["a", "b"], "{}", dialect.name());
+        assert!(dialect.models(b"not JSON").is_empty());
+    }
+}
+
+#[test]
 fn bare_names_go_where_they_belong() {
     let text = "[providers.zeta]\ndialect = \"openai-chat\"\nbase_url = \"http://z/v1\"\n\
                 [providers.alpha]\ndialect = \"openai-chat\"\nbase_url = \"http://a/v1\"\n\

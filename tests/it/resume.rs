@@ -197,12 +197,22 @@ async fn arrive(random: &mut Random) {
     sleep(Duration::from_millis(random.below(2_500) as u64 * random.below(2) as u64)).await;
 }
 
+/// Every surface whose clients are sent ids: all but Gemini's.
+const RESUMABLE: [Surface; 6] = [
+    Surface::Native,
+    Surface::Plain,
+    Surface::OpenAiChat,
+    Surface::OpenAiResponses,
+    Surface::Anthropic,
+    Surface::AiSdk,
+];
+
 fn spawn_watchers(viewers: &mut JoinSet<Report>, random: &mut Random, server: &Server, ids: &[String]) {
     let (stream, other) = (ids[ids.len() - 1].clone(), ids[0].clone());
     let other = if other == stream { "01jxk3v9c2m4n5p6q7r8s9t0va".into() } else { other };
     let address = server.address;
     for n in 0..WATCHERS {
-        for surface in [Surface::Native, Surface::Plain, Surface::OpenAiChat] {
+        for surface in RESUMABLE {
             let (stream, other, mut own) = (stream.clone(), other.clone(), random.fork());
             viewers.spawn(async move {
                 arrive(&mut own).await;
@@ -288,7 +298,7 @@ async fn whoever_comes_back_misses_nothing() {
         }
     };
     assert!(timeout(LIMIT, all).await.is_ok(), "some viewers never came to the end; {seen} did");
-    assert_eq!(seen, STREAMS * WATCHERS * 4 + 2 * MEMBERS);
+    assert_eq!(seen, STREAMS * WATCHERS * (RESUMABLE.len() + 1) + 2 * MEMBERS);
     assert!(wrong.is_empty(), "{} of {seen}:\n{}", wrong.len(), wrong.join("\n"));
     let Ok(server) = Arc::try_unwrap(server) else { panic!("a viewer still holds the server") };
     server.finish().await;

@@ -147,12 +147,19 @@ pub(crate) async fn watch(
         }
         let complete = blocks(&got.body);
         if let (Some((id, reason)), Some(first)) = (&wrong, complete.first()) {
-            assert!(first.data.contains(&format!("\"{reason}\"")), "{name}, id {id}: {first:?}");
-            if surface == Surface::OpenAiChat {
-                // An SDK raises here; its program starts over.
-                assert!(first.data.contains("\"error\""), "{first:?}");
-                heard = Heard { resets: heard.resets, ..Heard::default() };
-                continue;
+            let anew = Heard { resets: heard.resets.clone(), ..Heard::default() };
+            if surface == Surface::AiSdk {
+                // Its clients hold no positions: a bad one is none, and the replay begins the message anew.
+                assert!(first.data.contains("\"type\":\"start\""), "{name}, id {id}: {first:?}");
+                heard = anew;
+            } else {
+                assert!(first.data.contains(&format!("\"{reason}\"")), "{name}, id {id}: {first:?}");
+                if !matches!(surface, Surface::Native | Surface::Plain) {
+                    // An SDK raises here; its program starts over.
+                    assert!(first.data.contains("\"error\""), "{first:?}");
+                    heard = anew;
+                    continue;
+                }
             }
         }
         heard.take(surface, &got.body);

@@ -60,6 +60,17 @@ export const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 export const error = (message, code) => ({ error: { message, type: "provider_error", param: null, code } });
 const usageOf = (plan) => ({ prompt_tokens: 7, completion_tokens: plan.tokens, total_tokens: 7 + plan.tokens });
 
+// Logs a request, and how its answer ends.
+export function received(res, request) {
+  const entry = { n: log.length + 1, ...request, started: Date.now(), tokens: 0, frames: [], outcome: "running" };
+  log.push(entry);
+  res.on("close", () => {
+    entry.closed = Date.now();
+    if (!res.writableFinished && entry.outcome === "running") entry.outcome = "closed by the client";
+  });
+  return entry;
+}
+
 export function json(res, status, body, headers = {}) {
   res.writeHead(status, { "content-type": "application/json", ...headers }).end(JSON.stringify(body));
 }
@@ -148,14 +159,9 @@ async function whole(res, plan, body, entry) {
 async function chat(req, res, body) {
   const users = (body.messages ?? []).filter((m) => m.role === "user");
   const last = users.at(-1)?.content;
-  const entry = {
-    n: log.length + 1, model: body.model, marker: typeof last === "string" ? last : JSON.stringify(last), stream: !!body.stream, body,
-    authorization: req.headers.authorization, started: Date.now(), tokens: 0, frames: [], outcome: "running",
-  };
-  log.push(entry);
-  res.on("close", () => {
-    entry.closed = Date.now();
-    if (!res.writableFinished && entry.outcome === "running") entry.outcome = "closed by the client";
+  const entry = received(res, {
+    model: body.model, marker: typeof last === "string" ? last : JSON.stringify(last), stream: !!body.stream, body,
+    authorization: req.headers.authorization,
   });
   const plan = script(body.model ?? "");
   if (!plan) return json(res, 404, error(`scripted: no model ${body.model}`, "model_not_found"));

@@ -11,7 +11,7 @@ mod ask;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::framer::{Framer, Told};
+use super::framer::Told;
 use super::{DecodeError, Frame, Provider};
 use crate::event::{Done, Event, Signature, Status, Tool, Usage};
 use crate::sse;
@@ -88,14 +88,9 @@ impl From<WireUsage> for Usage {
     }
 }
 
-#[derive(Debug)]
-pub struct Decoder {
-    framer: Framer,
-    state: State,
-}
-
+/// What of earlier frames later ones depend on.
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct Reader {
     /// Calls of the client's tools that are open, by the number of their block.
     open: Vec<(u64, Open)>,
     /// How many calls there were.
@@ -113,27 +108,13 @@ struct Open {
     argued: bool,
 }
 
-impl Decoder {
-    pub fn new(limit: usize) -> Decoder {
-        Decoder { framer: Framer::new(Provider::Anthropic, limit), state: State::default() }
-    }
-
-    pub fn push(&mut self, bytes: &[u8], frames: &mut Vec<Frame>) -> Result<(), DecodeError> {
-        let state = &mut self.state;
-        self.framer.push(bytes, frames, |frame, events| state.read(frame, events))
-    }
-
-    pub fn finish(&mut self, frames: &mut Vec<Frame>) -> Result<(), DecodeError> {
-        let state = &mut self.state;
-        let last = |frame: &sse::Frame<'_>| {
-            serde_json::from_str::<Wire>(&frame.data).is_ok_and(|wire| wire.kind == "message_stop")
-        };
-        self.framer.finish(frames, last, |frame, events| state.read(frame, events))
-    }
+/// Whether this frame ends the answer.
+pub(super) fn closes(frame: &sse::Frame<'_>) -> bool {
+    serde_json::from_str::<Wire>(&frame.data).is_ok_and(|wire| wire.kind == "message_stop")
 }
 
-impl State {
-    fn read(&mut self, frame: &sse::Frame<'_>, events: &mut Vec<Event>) -> Result<Told, DecodeError> {
+impl Reader {
+    pub fn read(&mut self, frame: &sse::Frame<'_>, events: &mut Vec<Event>) -> Result<Told, DecodeError> {
         if frame.data.trim().is_empty() {
             return Ok(Told::Nothing);
         }

@@ -11,7 +11,7 @@ mod ask;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::framer::{Framer, Told};
+use super::framer::Told;
 use super::{DecodeError, Frame, Provider};
 use crate::event::{Done, Event, Signature, Status, Tool, Usage};
 use crate::sse;
@@ -86,14 +86,9 @@ impl From<Counts> for Usage {
     }
 }
 
-#[derive(Debug)]
-pub struct Decoder {
-    framer: Framer,
-    state: State,
-}
-
+/// What of earlier frames later ones depend on.
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct Reader {
     /// Function calls so far.
     calls: u32,
     finish_reason: Option<String>,
@@ -103,30 +98,8 @@ struct State {
     last: Vec<Event>,
 }
 
-impl Decoder {
-    pub fn new(limit: usize) -> Decoder {
-        Decoder { framer: Framer::new(Provider::Gemini, limit), state: State::default() }
-    }
-
-    pub fn push(&mut self, bytes: &[u8], frames: &mut Vec<Frame>) -> Result<(), DecodeError> {
-        let state = &mut self.state;
-        self.framer.push(bytes, frames, |frame, events| state.read(frame, events))
-    }
-
-    pub fn finish(&mut self, frames: &mut Vec<Frame>) -> Result<(), DecodeError> {
-        let state = &mut self.state;
-        self.framer.finish(frames, closes, |frame, events| state.read(frame, events))?;
-        if let (Some(done), false) = (self.state.done(), self.framer.ended()) {
-            let mut events = std::mem::take(&mut self.state.last);
-            events.push(Event::Done(done));
-            frames.push(Frame { events, raw: self.framer.rest() });
-        }
-        Ok(())
-    }
-}
-
 /// Whether a frame is whole and says how the answer ended.
-fn closes(frame: &sse::Frame<'_>) -> bool {
+pub(super) fn closes(frame: &sse::Frame<'_>) -> bool {
     let answer: Option<Answer> = super::json(frame.data.trim()).ok();
     answer.is_some_and(|answer| answer.error.is_some() || answer.ending().is_some())
 }
@@ -146,8 +119,8 @@ impl Answer {
     }
 }
 
-impl State {
-    fn read(&mut self, frame: &sse::Frame<'_>, events: &mut Vec<Event>) -> Result<Told, DecodeError> {
+impl Reader {
+    pub fn read(&mut self, frame: &sse::Frame<'_>, events: &mut Vec<Event>) -> Result<Told, DecodeError> {
         let data = frame.data.trim();
         if data.is_empty() {
             return Ok(Told::Nothing);
@@ -220,7 +193,14 @@ impl State {
         );
     }
 
-    /// The ending, if one was said.
+    /// What the end of the body says: the ending, if there was word of it.
+    pub fn close(&mut self) -> Vec<Event> {
+        let Some(done) = self.done() else { return Vec::new() };
+        let mut events = std::mem::take(&mut self.last);
+        events.push(Event::Done(done));
+        events
+    }
+
     fn done(&mut self) -> Option<Done> {
         let reason = self.finish_reason.take()?;
         let finish_reason = match reason.as_str() {
@@ -245,7 +225,7 @@ pub fn whole(body: &[u8]) -> Result<Vec<Frame>, DecodeError> {
     if answer.error.is_none() && answer.candidate().is_none() && answer.ending().is_none() {
         return Err(DecodeError::Malformed("an answer without candidates".into()));
     }
-    let (mut state, mut events) = (State::default(), Vec::new());
+    let (mut state, mut events) = (Reader::default(), Vec::new());
     state.answer(answer, &mut events);
     let unsaid = Done { usage: state.usage, ..Done::ended(Status::Completed) };
     let ending = state.done().unwrap_or(unsaid);

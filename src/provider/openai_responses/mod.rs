@@ -12,19 +12,14 @@ use serde_json::Value;
 
 pub use ask::{ask, items};
 
-use super::framer::{Framer, Told};
+use super::framer::Told;
 use super::{DecodeError, Frame, Provider};
 use crate::event::{Done, Event, Signature, Status, Tool, Usage};
 use crate::sse;
 
-#[derive(Debug)]
-pub struct Decoder {
-    framer: Framer,
-    state: State,
-}
-
+/// What of earlier frames later ones depend on.
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct Reader {
     /// What is known of the items, by `output_index`.
     items: BTreeMap<u64, Item>,
     calls: u32,
@@ -39,30 +34,16 @@ struct Item {
     raw: Option<bool>,
 }
 
-impl Decoder {
-    pub fn new(limit: usize) -> Decoder {
-        Decoder { framer: Framer::new(Provider::OpenAiResponses, limit), state: State::default() }
-    }
-
-    pub fn push(&mut self, bytes: &[u8], frames: &mut Vec<Frame>) -> Result<(), DecodeError> {
-        let state = &mut self.state;
-        self.framer.push(bytes, frames, |frame, events| state.read(frame, events))
-    }
-
-    pub fn finish(&mut self, frames: &mut Vec<Frame>) -> Result<(), DecodeError> {
-        let state = &mut self.state;
-        let last = |frame: &sse::Frame<'_>| {
-            let told: Value = serde_json::from_str(frame.data.trim()).unwrap_or_default();
-            TERMINAL.contains(&told["type"].as_str().unwrap_or_default())
-        };
-        self.framer.finish(frames, last, |frame, events| state.read(frame, events))
-    }
-}
-
 const TERMINAL: [&str; 4] = ["response.completed", "response.incomplete", "response.failed", "error"];
 
-impl State {
-    fn read(&mut self, frame: &sse::Frame<'_>, events: &mut Vec<Event>) -> Result<Told, DecodeError> {
+/// Whether this frame ends the answer.
+pub(super) fn closes(frame: &sse::Frame<'_>) -> bool {
+    let told: Value = serde_json::from_str(frame.data.trim()).unwrap_or_default();
+    TERMINAL.contains(&told["type"].as_str().unwrap_or_default())
+}
+
+impl Reader {
+    pub fn read(&mut self, frame: &sse::Frame<'_>, events: &mut Vec<Event>) -> Result<Told, DecodeError> {
         let data = frame.data.trim();
         // Some servers add the terminator of the older dialect.
         if data.is_empty() || data == "[DONE]" {
@@ -221,7 +202,7 @@ pub fn whole(body: &[u8]) -> Result<Vec<Frame>, DecodeError> {
         _ if response["output"].is_array() => "response.completed",
         _ => return Err(DecodeError::Malformed("a response without output".into())),
     };
-    let (mut state, mut events) = (State::default(), Vec::new());
+    let (mut state, mut events) = (Reader::default(), Vec::new());
     for (at, item) in response["output"].as_array().into_iter().flatten().enumerate() {
         match item["type"].as_str() {
             Some("message") => {

@@ -22,7 +22,7 @@ use crate::sse;
 pub use read::{counted, read};
 
 /// What raw frames of this dialect carry, see `provider::Provider`.
-const DIALECT: u8 = 4;
+pub(super) const DIALECT: u8 = 4;
 
 #[derive(Debug)]
 pub struct Encoder {

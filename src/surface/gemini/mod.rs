@@ -21,7 +21,7 @@ use crate::sse;
 pub use read::read;
 
 /// What raw frames of this dialect carry, see `provider::Provider`.
-const DIALECT: u8 = 5;
+pub(super) const DIALECT: u8 = 5;
 
 #[derive(Debug)]
 pub struct Encoder {

@@ -20,7 +20,7 @@ use crate::sse;
 use output::Output;
 
 /// What raw frames of this dialect carry, see `provider::Provider`.
-const DIALECT: u8 = 3;
+pub(super) const DIALECT: u8 = 3;
 
 /// What is put before a stream's id to name it in this dialect.
 pub const PREFIX: &str = "resp_";

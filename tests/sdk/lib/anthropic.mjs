@@ -1,7 +1,7 @@
 // The scripted upstream in Anthropic's dialect: POST /v1/messages and …/count_tokens, by the same scripts as in ../provider.mjs.
 
 import { THOUGHT } from "./thought.mjs";
-import { CALLS, json, log, script, sleep, tokens, write } from "../provider.mjs";
+import { CALLS, json, received, script, sleep, tokens, write } from "../provider.mjs";
 
 const SIGNATURE = "EqQBCgIYAhIM1gbcDa9GJwZA2b3hGgxBdjrkzLoky3dl1pkiMOYds+/aLd1RbT0Zx==";
 const REDACTED = "EmwKAhgBEgy3va3pzix/LafPsn4aDFIT2Xlxh0L5L8rLVyIw";
@@ -21,15 +21,7 @@ function begin(req, res, body) {
   const last = (body.messages ?? []).filter((m) => m.role === "user").at(-1)?.content;
   const marker = typeof last === "string" ? last : (last?.find?.((block) => block.type === "text")?.text ?? JSON.stringify(last));
   const headers = Object.fromEntries(Object.entries(req.headers).filter(([name]) => name.startsWith("anthropic-") || name === "x-api-key"));
-  const entry = {
-    n: log.length + 1, model: body.model, marker, stream: !!body.stream, body, headers, path: req.url, started: Date.now(), tokens: 0, frames: [],
-    outcome: "running",
-  };
-  log.push(entry);
-  res.on("close", () => {
-    entry.closed = Date.now();
-    if (!res.writableFinished && entry.outcome === "running") entry.outcome = "closed by the client";
-  });
+  const entry = received(res, { model: body.model, marker, stream: !!body.stream, body, headers, path: req.url });
   const plan = script(body.model ?? "");
   const status = plan ? plan.status : 404;
   if (!status) return { plan, entry };

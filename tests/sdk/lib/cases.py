@@ -56,6 +56,25 @@ def equal(seen, want, what):
     assert seen == want, f"{what}: expected {want!r}, saw {seen!r}"
 
 
+class Broken(Exception):
+    """An SDK's exception, with what came before it: the text, or the events."""
+
+    def __init__(self, why, text="", events=()):
+        super().__init__(repr(why))
+        self.why, self.text, self.events = why, text, events
+
+
+def raises(body):
+    """The exception that `body` must end with."""
+    try:
+        seen = body()
+    except Broken as broken:
+        return broken
+    except Exception as why:
+        return Broken(why)
+    raise AssertionError(f"a broken answer ended without an exception: {str(seen)[:200]}")
+
+
 def _run(name, body, _aside, seconds):
     started = time.monotonic()
     failures, told = [], []

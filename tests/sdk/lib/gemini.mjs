@@ -2,7 +2,7 @@
 // is provider.mjs's. Lines end in CRLF, counts are repeated in every event, nothing marks the end.
 
 import { THOUGHT } from "./thought.mjs";
-import { CALLS, json, log, script, sleep, tokens, write } from "../provider.mjs";
+import { CALLS, json, received, script, sleep, tokens, write } from "../provider.mjs";
 
 export const SIGNATURE = "CrcBAdHtim9jM0r2ZfC5u8vJ3nqS0KQyD1xkNn0hT2bVYw==";
 const STATUS = { 400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND", 429: "RESOURCE_EXHAUSTED", 503: "UNAVAILABLE" };
@@ -80,14 +80,9 @@ export async function gemini(req, res, url) {
   for await (const part of req) parts.push(part);
   const body = JSON.parse(Buffer.concat(parts));
   const last = (body.contents ?? []).filter((content) => content.role === "user").at(-1);
-  const entry = {
-    n: log.length + 1, model, marker: (last?.parts ?? []).map((part) => part.text ?? "").join(""), stream: method === "streamGenerateContent", body,
-    key: req.headers["x-goog-api-key"], query: url.search, started: Date.now(), tokens: 0, frames: [], outcome: "running",
-  };
-  log.push(entry);
-  res.on("close", () => {
-    entry.closed = Date.now();
-    if (!res.writableFinished && entry.outcome === "running") entry.outcome = "closed by the client";
+  const entry = received(res, {
+    model, marker: (last?.parts ?? []).map((part) => part.text ?? "").join(""), stream: method === "streamGenerateContent", body,
+    key: req.headers["x-goog-api-key"], query: url.search,
   });
   const plan = script(model);
   if (!plan) return json(res, 404, error(404, `scripted: no model ${model}`));

@@ -2,7 +2,7 @@
 // It has ids and sequence numbers of its own, so that a client can tell whose frames it got.
 
 import { THOUGHT } from "./thought.mjs";
-import { CALLS, cut, error, json, log, pieces, script, sleep, write } from "../provider.mjs";
+import { CALLS, cut, error, json, pieces, received, script, sleep, write } from "../provider.mjs";
 
 const counts = (n) => ({ input_tokens: 7, input_tokens_details: { cached_tokens: 3 }, output_tokens: n, output_tokens_details: { reasoning_tokens: 0 }, total_tokens: 7 + n });
 const message = (id, status, text) => ({
@@ -105,14 +105,9 @@ function marked(input) {
 }
 
 export async function responses(req, res, body) {
-  const entry = {
-    n: log.length + 1, dialect: "responses", model: body.model, marker: marked(body.input), stream: !!body.stream, body,
-    authorization: req.headers.authorization, started: Date.now(), tokens: 0, frames: [], outcome: "running",
-  };
-  log.push(entry);
-  res.on("close", () => {
-    entry.closed = Date.now();
-    if (!res.writableFinished && entry.outcome === "running") entry.outcome = "closed by the client";
+  const entry = received(res, {
+    dialect: "responses", model: body.model, marker: marked(body.input), stream: !!body.stream, body,
+    authorization: req.headers.authorization,
   });
   const plan = script(body.model ?? "");
   if (!plan) return json(res, 404, error(`scripted: no model ${body.model}`, "model_not_found"));

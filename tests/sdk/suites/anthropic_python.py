@@ -17,7 +17,7 @@ import uuid
 
 import anthropic
 
-from cases import RELAY, calls, case, equal, get, main, text_of
+from cases import RELAY, Broken, calls, case, equal, get, main, raises, text_of
 
 OPTIONS = {"api_key": "test", "base_url": RELAY, "max_retries": 0}
 client = anthropic.Anthropic(**OPTIONS)
@@ -26,14 +26,6 @@ client = anthropic.Anthropic(**OPTIONS)
 def wish(model, **extra):
     messages = [{"role": "user", "content": f"mark-{uuid.uuid4()}"}]
     return {"model": model, "max_tokens": 500, "messages": messages, **extra}
-
-
-class Broken(Exception):
-    """An SDK exception with the text that came before it."""
-
-    def __init__(self, why, text):
-        super().__init__(repr(why))
-        self.why, self.text = why, text
 
 
 def piece(event):
@@ -69,16 +61,6 @@ def final(model, through=client, **extra):
 
 def text_in(message):
     return "".join(block.text for block in message.content if block.type == "text")
-
-
-def raises(body):
-    try:
-        seen = body()
-    except Broken as broken:
-        return broken
-    except Exception as why:
-        return Broken(why, "")
-    raise AssertionError(f"a broken answer ended without an exception: {str(seen)[:200]}")
 
 
 def plain(up, model):

@@ -12,7 +12,7 @@ import time
 from google import genai
 from google.genai import errors, types
 
-from cases import PROVIDER, RELAY, calls, case, equal, get, main, marker, outcome, text_of
+from cases import PROVIDER, RELAY, Broken, calls, case, equal, get, main, marker, outcome, raises, text_of
 
 
 def client_of(**options):
@@ -20,14 +20,6 @@ def client_of(**options):
 
 
 client = client_of()
-
-
-class Broken(Exception):
-    """An exception of the SDK with the text that came before it."""
-
-    def __init__(self, why, text):
-        super().__init__(repr(why))
-        self.why, self.text = why, text
 
 
 class Seen:
@@ -64,16 +56,6 @@ async def read_async(model):
     except Exception as why:
         raise Broken(why, seen.text) from why
     return seen
-
-
-def raises(body):
-    try:
-        seen = body()
-    except Broken as broken:
-        return broken
-    except Exception as why:
-        return Broken(why, "")
-    raise AssertionError(f"a broken answer ended without an exception: {str(seen)[:200]}")
 
 
 def plain(upstream, model):

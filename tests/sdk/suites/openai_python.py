@@ -9,7 +9,7 @@ import uuid
 
 import openai
 
-from cases import RELAY, calls, case, equal, get, main, text_of
+from cases import RELAY, Broken, calls, case, equal, get, main, raises, text_of
 
 OPTIONS = {"api_key": "test", "base_url": f"{RELAY}/v1", "max_retries": 0}
 client = openai.OpenAI(**OPTIONS)
@@ -21,14 +21,6 @@ def ask():
 
 def delta(chunk):
     return (chunk.choices[0].delta.content or "") if chunk.choices else ""
-
-
-class Broken(Exception):
-    """An SDK exception with the text that came before it."""
-
-    def __init__(self, why, text):
-        super().__init__(repr(why))
-        self.why, self.text = why, text
 
 
 def read(model, **extra):
@@ -51,16 +43,6 @@ async def read_async(model):
         except Exception as why:
             raise Broken(why, text) from why
     return text
-
-
-def raises(body):
-    try:
-        seen = body()
-    except Broken as broken:
-        return broken
-    except Exception as why:
-        return Broken(why, "")
-    raise AssertionError(f"a broken answer ended without an exception: {str(seen)[:200]}")
 
 
 def plain(model):

@@ -10,7 +10,7 @@ import time
 import openai
 import pydantic
 
-from cases import RELAY, calls, case, equal, main, marker, outcome, text_of
+from cases import RELAY, Broken, calls, case, equal, main, marker, outcome, raises, text_of
 
 OPTIONS = {"api_key": "test", "base_url": f"{RELAY}/v1", "max_retries": 0}
 UPSTREAMS = {"openai-responses": "openai/", "openai-chat": "chat/", "demo": "demo/"}
@@ -21,21 +21,13 @@ def create(model, **extra):
     return client.responses.create(model=model, **{"input": marker(), **extra})
 
 
-class Broken(Exception):
-    """An SDK exception with what came before it."""
-
-    def __init__(self, why, events):
-        super().__init__(repr(why))
-        self.why, self.events = why, events
-
-
 def read(stream):
     events = []
     try:
         for event in stream:
             events.append(event)
     except Exception as why:
-        raise Broken(why, events) from why
+        raise Broken(why, events=events) from why
     return events
 
 
@@ -45,16 +37,6 @@ def text(events):
 
 def gapless(events, start=0):
     equal([e.sequence_number for e in events], list(range(start, start + len(events))), "sequence numbers")
-
-
-def raises(body):
-    try:
-        seen = body()
-    except Broken as broken:
-        return broken
-    except Exception as why:
-        return Broken(why, [])
-    raise AssertionError(f"ended without an exception: {str(seen)[:200]}")
 
 
 def final(**ask):
