@@ -133,7 +133,7 @@ impl Relay {
         let id = LogId(ulid::Ulid::generate().0);
         let facts = Bytes::from(serde_json::to_vec(&spec.facts).expect("facts have string keys"));
         let owner = format!("{}/{}", spec.facts.tenant, spec.facts.user);
-        self.store.create(id, Meta { owner, data: facts, trim_bytes: None }).await?;
+        self.store.create(id, Meta { owner, data: facts, trim_bytes: None }, Bytes::new()).await?;
         let at_ms = now_ms();
         let start = Event::Start(Start {
             stream: id.to_string(),
