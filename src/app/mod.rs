@@ -3,6 +3,7 @@
 //! Knows every module of the core and the shell, and none of the edge: no status codes, no sockets.
 
 pub mod start;
+pub mod takeover;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,7 @@ use crate::relay::route::Routes;
 use crate::relay::{self, Facts, Relay, since_start, tail};
 use crate::store::{self, Store, memory};
 use crate::surface::ai_sdk;
+use takeover::OnRestart;
 
 /// Where the process is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +83,7 @@ pub struct App {
     pub session_viewers: Permits<(String, String)>,
     pub user_viewers: Permits<String>,
     pub tracker: TaskTracker,
+    on_restart: OnRestart,
     phase: watch::Sender<Phase>,
 }
 
@@ -101,6 +104,7 @@ impl App {
                 tick: ms(config.fanout.tick_ms),
                 keep_alive: ms(config.server.keepalive_ms),
             },
+            hands_over: false,
             stream_bytes: config.limits.stream_bytes,
             event_bytes: or_any(config.limits.event_bytes),
         };
@@ -136,6 +140,7 @@ impl App {
             limits,
             ledger: Ledger::new(limits.budgets),
             tracker,
+            on_restart: OnRestart::Continue,
             phase: watch::Sender::new(Phase::Serving),
         });
         let relay = app.relay.clone();
@@ -164,7 +169,7 @@ impl App {
         };
         if tokio::time::timeout(patience, quiet).await.is_err() {
             tracing::warn!(streams = self.relay.running_count(), "the drain deadline ends what still runs");
-            self.relay.interrupt_all();
+            self.relay.give_up_all();
         }
         let told = async {
             while self.relay.running_count() > 0 || !self.hub.all_told() {
@@ -179,17 +184,21 @@ impl App {
     pub async fn readable(&self, principal: &Principal, id: LogId) -> Result<Facts, store::Error> {
         let facts = self.relay.facts(id).await?;
         let own = principal.is(&facts.tenant, &facts.user);
-        let shared = || facts.tenant == principal.tenant && self.role(principal, &facts).is_some();
-        if own || shared() { Ok(facts) } else { Err(store::Error::NotFound) }
+        let shared = own || self.role(principal, &facts).await?.is_some();
+        if shared { Ok(facts) } else { Err(store::Error::NotFound) }
     }
 
     /// Whether this principal may stop or forget a stream that it may read.
-    pub fn may_end(&self, principal: &Principal, facts: &Facts) -> bool {
-        principal.is(&facts.tenant, &facts.user) || self.role(principal, facts) == Some(Role::Owner)
+    pub async fn may_end(&self, principal: &Principal, facts: &Facts) -> Result<bool, store::Error> {
+        let own = principal.is(&facts.tenant, &facts.user);
+        Ok(own || self.role(principal, facts).await? == Some(Role::Owner))
     }
 
-    fn role(&self, principal: &Principal, facts: &Facts) -> Option<Role> {
-        self.hub.role(principal, facts.session.as_deref()?)
+    async fn role(&self, principal: &Principal, facts: &Facts) -> Result<Option<Role>, store::Error> {
+        let Some(session) = facts.session.as_deref().filter(|_| facts.tenant == principal.tenant) else {
+            return Ok(None);
+        };
+        Ok(self.hub.find(principal, session).await?.map(|(_, role)| role))
     }
 
     /// Housekeeping, about once a second.

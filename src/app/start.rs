@@ -12,7 +12,7 @@ use crate::hub::Session;
 use crate::log::LogId;
 use crate::relay::route::{Target, UnknownModel};
 use crate::relay::running::{OnDisconnect, Running};
-use crate::relay::{Facts, Spec, since_start};
+use crate::relay::{Facts, Hold, Plan, Spec, since_start};
 use crate::store::{self, Claim};
 
 /// What a client asked for, checked for its form.
@@ -42,6 +42,19 @@ impl Wish {
         // A message that its client named, or goes on with, is its own.
         let own = self.message.is_some() || self.goes_on.is_some();
         self.idempotency_key.is_none() && !own && self.cache.unwrap_or(by_route)
+    }
+
+    /// What is kept about the stream. Moves out of the wish what is not asked of a provider.
+    fn facts(&mut self, principal: &Principal) -> Facts {
+        Facts {
+            tenant: principal.tenant.clone(),
+            user: principal.user.clone(),
+            session: self.session.take(),
+            model: self.request.model.clone(),
+            metadata: std::mem::take(&mut self.metadata),
+            conversation: self.conversation.take(),
+            goes_on: self.goes_on.take(),
+        }
     }
 
     /// Two wishes with the same print ask for the same.
@@ -102,7 +115,7 @@ impl App {
             .unwrap_or_else(|_| Err(StartError::Store(store::Error::Unavailable("a start failed".into()))))
     }
 
-    async fn begin(&self, principal: &Principal, wish: Wish) -> Result<Started, StartError> {
+    async fn begin(&self, principal: &Principal, mut wish: Wish) -> Result<Started, StartError> {
         let print = wish.print();
         let mut key =
             wish.idempotency_key.as_deref().map(|key| format!("idempotency/{}/{key}", principal.key()));
@@ -134,20 +147,18 @@ impl App {
         if !wait.is_zero() {
             return Err(StartError::BudgetExceeded { wait });
         }
-        let facts = Facts {
-            tenant: principal.tenant.clone(),
-            user: principal.user.clone(),
-            session: wish.session,
-            model: wish.request.model.clone(),
-            metadata: wish.metadata,
-            conversation: wish.conversation,
-            goes_on: wish.goes_on,
+        let facts = wish.facts(principal);
+        let hold = key.map(|key| Hold { key, print, cache });
+        let plan = Plan {
+            request: wish.request,
+            on_disconnect: wish.on_disconnect,
+            allowance: principal.allowance.clone(),
+            hold: hold.clone(),
         };
         let spec = Spec {
-            request: wish.request,
+            plan,
             ask,
             route,
-            on_disconnect: wish.on_disconnect,
             facts,
             message: wish.message,
             account,
@@ -156,8 +167,7 @@ impl App {
         };
         let created = self.relay.create(spec).await?;
         let (id, running) = (created.id, created.running.clone());
-        let claim = key.as_deref().map(|key| (key, cache));
-        match self.register(claim, &print, session.as_ref(), &running).await {
+        match self.register(hold, session.as_ref(), &running).await {
             Ok(None) => {
                 self.relay.launch(created, permit);
                 Ok(Started { id, replayed: false, cache, running: Some(running) })
@@ -193,24 +203,18 @@ impl App {
     /// Makes a created stream known under its key and in its room; or returns the one that has the key already.
     async fn register(
         &self,
-        claim: Option<(&str, bool)>,
-        print: &str,
+        hold: Option<Hold>,
         session: Option<&Arc<Session>>,
         running: &Arc<Running>,
     ) -> Result<Option<Started>, StartError> {
         // The claim comes after the log: whoever finds the key finds the stream.
-        let claimed = match claim {
-            None => None,
-            Some((key, cache)) => {
-                let value = format!("{} {print}", running.id);
-                if let Claim::Held(other) = self.relay.store.claim(key, &value, KEY_TTL).await? {
-                    return replayed(&other, print).map(Some);
-                }
-                Some((key.to_owned(), value, cache))
+        if let Some(hold) = hold {
+            if let Claim::Held(other) =
+                self.relay.store.claim(&hold.key, &value(&hold, running.id), KEY_TTL).await?
+            {
+                return replayed(&other, &hold.print).map(Some);
             }
-        };
-        if let Some((key, value, cache)) = claimed {
-            self.settle(key, value, cache, running.clone());
+            self.settle(hold, running.clone());
         }
         if let Some(session) = session {
             self.hub.opened(session, running.clone()).await?;
@@ -234,16 +238,20 @@ impl App {
 
     /// Once a stream has ended its key is held for as long as it can be replayed; one that failed before its provider
     /// said anything gives its key back at once; and only a whole answer is one for others (`cache`).
-    fn settle(&self, key: String, value: String, cache: bool, running: Arc<Running>) {
+    pub(super) fn settle(&self, hold: Hold, running: Arc<Running>) {
         let (store, window) = (self.relay.store.clone(), self.edge.replay_window);
         let ttl = if window.is_zero() { KEY_TTL } else { window };
         self.tracker.spawn(async move {
             running.finished.cancelled().await;
+            if running.left() {
+                return;
+            }
+            let value = value(&hold, running.id);
             let settled = async {
-                if running.mute() || (cache && !running.completed()) {
-                    store.release(&key, &value).await
+                if running.mute() || (hold.cache && !running.completed()) {
+                    store.release(&hold.key, &value).await
                 } else {
-                    store.claim(&key, &value, ttl).await.map(drop)
+                    store.claim(&hold.key, &value, ttl).await.map(drop)
                 }
             };
             if let Err(error) = settled.await {
@@ -256,6 +264,11 @@ impl App {
 /// From 0 to 1. An id's random bits are as good as any.
 fn random() -> f64 {
     f64::from(ulid::Ulid::generate().0 as u32) / f64::from(u32::MAX)
+}
+
+/// What a claim says: which stream, and for which request.
+fn value(hold: &Hold, id: LogId) -> String {
+    format!("{id} {}", hold.print)
 }
 
 fn replayed(value: &str, print: &str) -> Result<Started, StartError> {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 /// A field that does not have the type or range it must have; `field` is a path such as `messages[1].role`.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{field}: {message}")]
 pub struct Invalid {
     pub field: String,
@@ -42,7 +42,7 @@ impl Message {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Request {
     /// As the client named it: `provider/model`, an alias, or a bare name.
     pub model: String,
@@ -52,16 +52,14 @@ pub struct Request {
     /// Everything else that was asked: sampling, tools, provider options.
     pub params: Map<String, Value>,
     /// What its client wrote, if that was another dialect than Chat Completions.
-    #[serde(skip)]
     pub original: Option<Original>,
     /// Why only a provider of the client's own dialect can be asked this.
-    #[serde(skip)]
     pub untranslatable: Option<Invalid>,
 }
 
 /// A request as its client wrote it. A provider of the same dialect is sent this rather than a translation, so that
 /// what we do not know of survives.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Original {
     /// As a number of the provider module.
     pub dialect: u8,

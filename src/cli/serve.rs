@@ -87,6 +87,7 @@ async fn serve(
     let stop = CancellationToken::new();
     let background = CancellationToken::new();
     app.tracker.spawn(background.clone().run_until_cancelled_owned(housekeeping(app.clone(), rate)));
+    app.tracker.spawn(background.clone().run_until_cancelled_owned(app.clone().cooperate()));
     let watched =
         reload::Watched { file: command.config.clone(), listen: command.listen, open: command.open };
     app.tracker.spawn(background.clone().run_until_cancelled_owned(reload::watch(

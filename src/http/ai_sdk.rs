@@ -24,7 +24,6 @@ use crate::hub::Session;
 use crate::log::LogId;
 use crate::log::transcript::Transcript;
 use crate::prompts;
-use crate::relay::running::Stop;
 use crate::room;
 use crate::store;
 use crate::surface::ai_sdk::{self, Asked};
@@ -50,7 +49,7 @@ pub async fn chat(
     wish.message = goes_on.as_ref().and_then(|message| message["id"].as_str()).map(str::to_owned);
     wish.goes_on = goes_on;
     if let Some(session) = wish.session.as_deref().filter(|_| regenerate)
-        && let Some((session, _)) = app.hub.find(&principal, session)
+        && let Some((session, _)) = app.hub.find(&principal, session).await?
     {
         // The new answer is given also beside one that goes on.
         let _not_all_are_ours = stop_running(&app, &principal, &session, None).await;
@@ -102,7 +101,7 @@ pub async fn resume(
     request: Request,
 ) -> Result<Response, ApiError> {
     let nothing = || StatusCode::NO_CONTENT.into_response();
-    let Some((session, _)) = app.hub.find(&principal, &chat) else { return Ok(nothing()) };
+    let Some((session, _)) = app.hub.find(&principal, &chat).await? else { return Ok(nothing()) };
     let Some(id) = newest(&app, &session).await? else { return Ok(nothing()) };
     let facts = match app.readable(&principal, id).await {
         Ok(facts) => facts,
@@ -117,11 +116,11 @@ pub async fn resume(
 /// The chat's stream to show: the last one that runs, else the last one if it has something to show.
 async fn newest(app: &App, session: &Session) -> Result<Option<LogId>, ApiError> {
     let streams = session.streams();
-    let mut newest_first = streams.iter().rev().map(|(_, entry)| entry.stream);
-    if let Some(running) = newest_first.clone().find(|id| app.relay.running(*id).is_some()) {
-        return Ok(Some(running));
+    let mut newest_first = streams.iter().rev().map(|(_, entry)| entry);
+    if let Some(running) = newest_first.clone().find(|entry| entry.closed.is_none()) {
+        return Ok(Some(running.stream));
     }
-    let Some(id) = newest_first.next() else { return Ok(None) };
+    let Some(id) = newest_first.next().map(|entry| entry.stream) else { return Ok(None) };
     match app.relay.tail(id).await {
         // A refusal was told by the answer to its request; an empty message is not worth showing.
         Ok(tail) => Ok(tail.with_records(|records| {
@@ -154,7 +153,7 @@ pub async fn stop(
             return Err(ApiError::invalid("activeStreamId", message));
         }
     };
-    if let Some((session, _)) = app.hub.find(&principal, &chat) {
+    if let Some((session, _)) = app.hub.find(&principal, &chat).await? {
         stop_running(&app, &principal, &session, only).await?;
     }
     Ok(Json(json!({"success": true})))
@@ -170,15 +169,14 @@ async fn stop_running(
     let mut stopped = Ok(());
     for (_, entry) in session.streams() {
         let meant = only.is_none_or(|only| only == entry.stream.to_string());
-        let Some(running) = app.relay.running(entry.stream).filter(|_| meant) else { continue };
+        if entry.closed.is_some() || !meant {
+            continue;
+        }
         // What has no facts is gone meanwhile.
         let Ok(facts) = app.relay.facts(entry.stream).await else { continue };
-        match streams::allow(app, principal, &facts) {
-            Ok(()) => {
-                running.stop(Stop::Cancelled(principal.user.clone()));
-                running.finished.cancelled().await;
-            }
-            refused => stopped = refused,
+        match streams::stop(app, principal, entry.stream, &facts).await {
+            Ok(_) => {}
+            Err(refused) => stopped = Err(refused),
         }
     }
     stopped

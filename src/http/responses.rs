@@ -345,7 +345,7 @@ pub async fn forget(
     Path(name): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
     let (id, facts) = known(&app, &principal, &name).await?;
-    streams::allow(&app, &principal, &facts)?;
+    streams::allow(&app, &principal, &facts).await?;
     app.relay.forget(id, principal.user.clone()).await?;
     Ok(Json(json!({"id": name, "object": "response", "deleted": true})))
 }

@@ -31,9 +31,9 @@ use crate::room;
 use crate::surface::{Surface, native};
 
 /// `GET /v1/sessions`: those that the caller has a role in.
-pub async fn list(State(app): State<Arc<App>>, Caller(principal): Caller) -> Json<Value> {
-    let sessions: Vec<Value> = app.hub.list(&principal).iter().map(|session| brief(&app, session)).collect();
-    Json(json!({"sessions": sessions}))
+pub async fn list(State(app): State<Arc<App>>, Caller(principal): Caller) -> Result<Json<Value>, ApiError> {
+    let sessions: Vec<Value> = app.hub.list(&principal).await?.iter().map(|session| brief(session)).collect();
+    Ok(Json(json!({"sessions": sessions})))
 }
 
 /// `GET /v1/sessions/{sid}`: its streams in order.
@@ -42,24 +42,22 @@ pub async fn snapshot(
     Caller(principal): Caller,
     Path(name): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
-    let (session, role) = find(&app, &principal, &name)?;
-    let mut body = brief(&app, &session);
+    let (session, role) = find(&app, &principal, &name).await?;
+    let mut body = brief(&session);
     body["role"] = json!(role);
     let streams: Vec<Value> = session
         .streams()
         .iter()
         .map(|(n, entry)| {
-            let running = app.relay.running(entry.stream).is_some();
-            json!({"n": n, "stream": entry.stream.to_string(), "running": running})
+            json!({"n": n, "stream": entry.stream.to_string(), "running": entry.closed.is_none()})
         })
         .collect();
     body["streams"] = streams.into();
     Ok(Json(body))
 }
 
-fn brief(app: &App, session: &Session) -> Value {
-    let running =
-        session.streams().iter().filter(|(_, entry)| app.relay.running(entry.stream).is_some()).count();
+fn brief(session: &Session) -> Value {
+    let running = session.streams().iter().filter(|(_, entry)| entry.closed.is_none()).count();
     let position = EventId { log: session.log, position: session.room().position };
     json!({
         "session": session.name,
@@ -74,9 +72,10 @@ fn brief(app: &App, session: &Session) -> Value {
     })
 }
 
-fn find(app: &App, principal: &Principal, name: &str) -> Result<(Arc<Session>, Role), ApiError> {
+async fn find(app: &App, principal: &Principal, name: &str) -> Result<(Arc<Session>, Role), ApiError> {
     app.hub
         .find(principal, name)
+        .await?
         .ok_or_else(|| ApiError::not_found(format!("there is no session \"{name}\"")))
 }
 
@@ -86,7 +85,7 @@ pub async fn forget(
     Caller(principal): Caller,
     Path(name): Path<String>,
 ) -> Result<StatusCode, ApiError> {
-    let (session, role) = find(&app, &principal, &name)?;
+    let (session, role) = find(&app, &principal, &name).await?;
     if role < Role::Owner {
         return Err(ApiError::not_allowed("only an owner may forget a session"));
     }
@@ -115,7 +114,7 @@ pub async fn events(
 ) -> Result<Response, ApiError> {
     let after = after(request.headers(), request.uri().query().unwrap_or_default());
     let session = if after.is_some() {
-        find(&app, &principal, &name)?.0
+        find(&app, &principal, &name).await?.0
     } else {
         enter(&app, &principal, &name).await?.0
     };

@@ -28,7 +28,6 @@ use crate::hub::catchup::Arrival;
 use crate::hub::mirror::{Find, Mirror};
 use crate::log::{Bad, EventId};
 use crate::relay::now_ms;
-use crate::relay::running::Stop;
 use crate::relay::watch::Watch;
 use crate::room::message::{self, Inbound, Presence, SUBPROTOCOL};
 
@@ -353,11 +352,11 @@ impl Viewer {
         if facts.session.as_deref() != Some(&self.session.name) {
             return refused("not_found", "there is no such stream in this session");
         }
-        if !self.app.may_end(&self.principal, &facts) {
+        if self.app.may_end(&self.principal, &facts).await != Ok(true) {
             return refused("not_allowed", "your role does not allow it to cancel this stream");
         }
-        if let Some(running) = self.app.relay.running(log) {
-            running.stop(Stop::Cancelled(self.principal.user.clone()));
+        if let Err(error) = self.app.relay.stop(log, &self.principal.user).await {
+            return refused("store_unavailable", &error.to_string());
         }
         message::ack(id, now_ms())
     }

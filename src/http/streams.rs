@@ -20,7 +20,6 @@ use crate::event::{Kind, Status};
 use crate::log::transcript::Transcript;
 use crate::log::{EventId, LogId, Position, Record};
 use crate::relay::Facts;
-use crate::relay::running::Stop;
 use crate::relay::tail::Tail;
 use crate::surface::{Format, Surface};
 
@@ -123,12 +122,11 @@ pub async fn cancel(
 
 /// Stops a stream, if it runs and this principal may; its log is at its end then.
 pub async fn stop(app: &App, principal: &Principal, id: LogId, facts: &Facts) -> Result<Arc<Tail>, ApiError> {
-    allow(app, principal, facts)?;
-    if let Some(running) = app.relay.running(id) {
-        running.stop(Stop::Cancelled(principal.user.clone()));
-        running.finished.cancelled().await;
-    }
+    allow(app, principal, facts).await?;
     let tail = app.relay.tail(id).await?;
+    if tail.end().is_none() {
+        app.relay.stop(id, &principal.user).await?;
+    }
     tail.ended().await;
     Ok(tail)
 }
@@ -141,14 +139,14 @@ pub async fn forget(
 ) -> Result<StatusCode, ApiError> {
     let id = stream_id(&id)?;
     let facts = app.readable(&principal, id).await?;
-    allow(&app, &principal, &facts)?;
+    allow(&app, &principal, &facts).await?;
     app.relay.forget(id, principal.user.clone()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub fn allow(app: &App, principal: &Principal, facts: &Facts) -> Result<(), ApiError> {
+pub async fn allow(app: &App, principal: &Principal, facts: &Facts) -> Result<(), ApiError> {
     let refused = || ApiError::not_allowed("your role in this session does not allow it to end this stream");
-    if app.may_end(principal, facts) { Ok(()) } else { Err(refused()) }
+    if app.may_end(principal, facts).await? { Ok(()) } else { Err(refused()) }
 }
 
 /// What `POST` answers, and where to go from there.

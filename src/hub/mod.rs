@@ -4,6 +4,7 @@
 //! viewers share one mirror, which interleaves all its running streams once.
 
 pub mod catchup;
+mod directory;
 pub mod mirror;
 
 use std::collections::HashMap;
@@ -54,7 +55,22 @@ pub struct Hub {
 }
 
 impl Session {
-    /// The room's state as far as this node has written it.
+    fn new(tenant: &str, name: &str, owner: &str, log: LogId, created_ms: u64) -> Session {
+        Session {
+            tenant: tenant.to_owned(),
+            name: name.to_owned(),
+            owner: owner.to_owned(),
+            log,
+            created_ms,
+            room: Mutex::default(),
+            mirror: Mutex::default(),
+            roster: Mutex::default(),
+            alive_at: Mutex::new(Instant::now()),
+            writing: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// The room's state as far as this node has read it.
     pub fn room(&self) -> MutexGuard<'_, Room> {
         lock(&self.room)
     }
@@ -86,61 +102,39 @@ impl Hub {
         principal: &Principal,
         name: &str,
     ) -> Result<Option<(Arc<Session>, Role)>, store::Error> {
-        if let Some(session) = self.get(&principal.tenant, name) {
-            return Ok(role(principal, &session).map(|role| (session, role)));
-        }
+        let known = match self.get(&principal.tenant, name).await? {
+            Some(session) => session,
+            None => self.create(principal, name).await?,
+        };
+        Ok(role(principal, &known).map(|role| (known, role)))
+    }
+
+    async fn create(&self, principal: &Principal, name: &str) -> Result<Arc<Session>, store::Error> {
         let log = LogId(ulid::Ulid::generate().0);
         let meta =
             Meta { owner: principal.key(), data: Bytes::new(), trim_bytes: Some(self.options.history_bytes) };
         self.relay.store.create(log, meta, Bytes::new()).await?;
-        let session = Arc::new(Session {
-            tenant: principal.tenant.clone(),
-            name: name.to_owned(),
-            owner: principal.user.clone(),
-            log,
-            created_ms: now_ms(),
-            room: Mutex::default(),
-            mirror: Mutex::default(),
-            roster: Mutex::default(),
-            alive_at: Mutex::new(Instant::now()),
-            writing: tokio::sync::Mutex::default(),
-        });
-        let known = {
-            let mut sessions = lock(&self.sessions);
-            let key = (principal.tenant.clone(), name.to_owned());
-            sessions.entry(key).or_insert_with(|| session.clone()).clone()
-        };
-        if !Arc::ptr_eq(&known, &session) {
-            // Somebody was faster.
-            self.relay.store.remove(log).await?;
-        }
-        Ok(role(principal, &known).map(|role| (known, role)))
-    }
-
-    pub fn get(&self, tenant: &str, name: &str) -> Option<Arc<Session>> {
-        lock(&self.sessions).get(&(tenant.to_owned(), name.to_owned())).cloned()
+        self.announce(Session::new(&principal.tenant, name, &principal.user, log, now_ms())).await
     }
 
     /// The session, for those who have a role in it.
-    pub fn find(&self, principal: &Principal, name: &str) -> Option<(Arc<Session>, Role)> {
-        let session = self.get(&principal.tenant, name)?;
-        role(principal, &session).map(|role| (session, role))
-    }
-
-    pub fn role(&self, principal: &Principal, name: &str) -> Option<Role> {
-        self.find(principal, name).map(|(_, role)| role)
+    pub async fn find(
+        &self,
+        principal: &Principal,
+        name: &str,
+    ) -> Result<Option<(Arc<Session>, Role)>, store::Error> {
+        let session = self.get(&principal.tenant, name).await?;
+        Ok(session.and_then(|session| role(principal, &session).map(|role| (session, role))))
     }
 
     /// Those that the principal has a role in, oldest first.
-    pub fn list(&self, principal: &Principal) -> Vec<Arc<Session>> {
-        let sessions = lock(&self.sessions);
-        let mut own: Vec<_> = sessions
-            .values()
-            .filter(|session| session.tenant == principal.tenant && role(principal, session).is_some())
-            .cloned()
-            .collect();
+    pub async fn list(&self, principal: &Principal) -> Result<Vec<Arc<Session>>, store::Error> {
+        let mut own = Vec::new();
+        for name in self.names(&principal.tenant).await? {
+            own.extend(self.find(principal, &name).await?.map(|(session, _)| session));
+        }
         own.sort_by_key(|session| session.log);
-        own
+        Ok(own)
     }
 
     /// Tells the room that a stream opened, and, when it has ended, that it closed.
@@ -149,42 +143,55 @@ impl Hub {
         session: &Arc<Session>,
         running: Arc<Running>,
     ) -> Result<(), store::Error> {
-        let n = {
-            let _turn = session.writing.lock().await;
-            let n = session.room().next_number();
-            self.write(session, Kind::Opened, Seat { n, stream: running.id }).await?;
-            n
-        };
+        let stream = running.id;
+        let seat = self.write(session, Kind::Opened, |room| Seat { n: room.next_number(), stream }).await?;
+        self.close_at_the_end(session, seat.n, running);
+        Ok(())
+    }
+
+    fn close_at_the_end(self: &Arc<Self>, session: &Arc<Session>, n: u32, running: Arc<Running>) {
         let (hub, session) = (self.clone(), session.clone());
         self.relay.tracker.spawn(async move {
             running.finished.cancelled().await;
-            let _turn = session.writing.lock().await;
-            if let Err(error) = hub.write(&session, Kind::Closed, Seat { n, stream: running.id }).await
+            if running.left() {
+                return;
+            }
+            if let Err(error) = hub.write(&session, Kind::Closed, |_| Seat { n, stream: running.id }).await
                 && error != store::Error::NotFound
             {
                 tracing::warn!(%error, session = session.name, "the room was not told that a stream ended");
             }
         });
-        Ok(())
     }
 
-    /// Appends to the room's log; the caller holds `writing`.
-    async fn write(&self, session: &Session, kind: Kind, seat: Seat) -> Result<(), store::Error> {
-        let draft =
-            Draft { kind: kind as u8, at_ms: now_ms(), payload: seat.data().into(), framing: Framing::Own };
-        let mut expected = session.room().position;
-        // Other nodes write too: compare and retry.
-        let head = loop {
+    /// Appends to the room's log. `seat` is asked again whenever another process was faster.
+    async fn write(
+        &self,
+        session: &Session,
+        kind: Kind,
+        seat: impl Fn(&Room) -> Seat + Send,
+    ) -> Result<Seat, store::Error> {
+        let _turn = session.writing.lock().await;
+        loop {
+            let (expected, seat) = {
+                let room = session.room();
+                (room.position, seat(&room))
+            };
+            let payload = seat.data().into();
+            let draft = Draft { kind: kind as u8, at_ms: now_ms(), payload, framing: Framing::Own };
             let batch = Batch { expected, epoch: expected.epoch, drafts: vec![draft.clone()], seal: false };
             match self.relay.store.append(session.log, batch).await {
-                Ok(head) => break head,
-                Err(store::Error::Refused(Refused::Stale { head })) => expected = head,
+                Ok(position) => {
+                    let mut room = session.room();
+                    if position > room.position {
+                        room.apply(&Record { position, draft: draft.into() });
+                    }
+                    return Ok(seat);
+                }
+                Err(store::Error::Refused(Refused::Stale { .. })) => self.refresh(session).await?,
                 Err(error) => return Err(error),
             }
-        };
-        let record = Record { position: head, draft: draft.into() };
-        session.room().apply(&record);
-        Ok(())
+        }
     }
 
     /// The session's mirror on this node, shared by all its viewers.
@@ -211,7 +218,8 @@ impl Hub {
 
     /// Forgets the session, its room and its streams.
     pub async fn forget(&self, session: &Session, by: &str) -> Result<(), store::Error> {
-        lock(&self.sessions).remove(&(session.tenant.clone(), session.name.clone()));
+        self.lose(session);
+        self.unlist(session).await?;
         for (_, entry) in session.streams() {
             self.relay.forget(entry.stream, by.to_owned()).await?;
         }

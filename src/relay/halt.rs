@@ -46,6 +46,7 @@ pub fn ending(halt: Halt) -> Option<Done> {
         Halt::Stop(Stop::Interrupted) => {
             Done { status: Status::Interrupted, ..Done::failed("interrupted", "the server is going away") }
         }
+        Halt::Stop(Stop::Left) => return None,
         Halt::Fault(fault) => Done::failed(fault.code, fault.message),
         Halt::TooLarge => Done::failed("too_large", "the answer is larger than this server keeps"),
         Halt::Budget => Done::failed("budget_exceeded", "the budget of tokens is spent"),

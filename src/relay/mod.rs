@@ -10,14 +10,17 @@ pub mod follow;
 mod guard;
 mod halt;
 pub mod health;
+mod plan;
 mod progress;
 mod pump;
 pub mod rendition;
 pub mod route;
 pub mod running;
 pub mod seam;
+pub mod signals;
 pub mod silence;
 pub mod tail;
+mod takeover;
 pub mod upstream;
 pub mod viewer;
 pub mod watch;
@@ -31,7 +34,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio_util::task::TaskTracker;
 
-use crate::chat::Request;
 use crate::event::{Event, Start};
 use crate::limits::ledger::Account;
 use crate::log::{Batch, Draft, Framing, LogId, Position};
@@ -39,8 +41,9 @@ use crate::metrics::{Metrics, Of, Sampler};
 use crate::provider::{Ask, Provider};
 use crate::store::{self, Meta, Store};
 use crate::surface::Format;
+pub use plan::{Hold, Plan};
 use route::{Route, Routes, Target, Timeouts};
-use running::{OnDisconnect, Running, Stop};
+use running::{Running, Stop};
 use tail::Tail;
 use upstream::Fault;
 use viewer::Viewer;
@@ -48,6 +51,8 @@ use viewer::Viewer;
 #[derive(Debug, Clone)]
 pub struct Options {
     pub tail: tail::Options,
+    /// Running streams are left to another process when this one goes away.
+    pub hands_over: bool,
     /// A stream that grows beyond this many bytes ends `failed too_large`. Zero: no limit.
     pub stream_bytes: u64,
     /// The largest frame accepted from a provider, in bytes.
@@ -73,11 +78,11 @@ pub struct Facts {
 
 /// A stream to be.
 pub struct Spec {
-    pub request: Request,
+    /// What is asked, and what somebody else needs to go on with it.
+    pub plan: Plan,
     /// The request in the first target's dialect: whether that can say it is known before there is a stream.
     pub ask: Option<Ask>,
     pub route: Route,
-    pub on_disconnect: OnDisconnect,
     pub facts: Facts,
     /// The answer's id in its client's own terms, see `event::Start`.
     pub message: Option<String>,
@@ -133,7 +138,7 @@ impl Relay {
         let id = LogId(ulid::Ulid::generate().0);
         let facts = Bytes::from(serde_json::to_vec(&spec.facts).expect("facts have string keys"));
         let owner = format!("{}/{}", spec.facts.tenant, spec.facts.user);
-        self.store.create(id, Meta { owner, data: facts, trim_bytes: None }, Bytes::new()).await?;
+        self.store.create(id, Meta { owner, data: facts, trim_bytes: None }, spec.plan.to_bytes()).await?;
         let at_ms = now_ms();
         let start = Event::Start(Start {
             stream: id.to_string(),
@@ -159,11 +164,16 @@ impl Relay {
                 return Err(error);
             }
         };
-        let running = Running::new(id, spec.on_disconnect);
-        lock(&self.running).insert(id, running.clone());
-        self.metrics.streams_running.inc();
+        let running = self.register(id, &spec.plan);
         let job = pump::Job::new(running.clone(), spec, head);
         Ok(Created { id, running, job })
+    }
+
+    fn register(&self, id: LogId, plan: &Plan) -> Arc<Running> {
+        let running = Running::new(id, plan.on_disconnect);
+        lock(&self.running).insert(id, running.clone());
+        self.metrics.streams_running.inc();
+        running
     }
 
     /// Calls the provider. `permit` is held until the stream has ended.
@@ -171,8 +181,11 @@ impl Relay {
         let relay = self.clone();
         self.tracker.spawn(async move {
             let running = created.running;
-            created.job.run(&relay).await;
+            let left = created.job.run(&relay).await;
             lock(&relay.running).remove(&running.id);
+            if left && let Err(error) = relay.store.disown(running.id).await {
+                tracing::warn!(stream.id = %running.id, %error, "the stream could not be handed over");
+            }
             relay.metrics.streams_running.dec();
             running.finished.cancel();
             drop(permit);
@@ -195,10 +208,11 @@ impl Relay {
         lock(&self.running).len()
     }
 
-    /// Ends every running stream, since this node goes away.
-    pub fn interrupt_all(&self) {
+    /// Ends every running stream, since this node goes away, or leaves it to whoever goes on with it.
+    pub fn give_up_all(&self) {
+        let why = if self.options.hands_over { Stop::Left } else { Stop::Interrupted };
         for running in lock(&self.running).values() {
-            running.stop(Stop::Interrupted);
+            running.stop(why.clone());
         }
     }
 
@@ -274,7 +288,7 @@ impl Relay {
         lock(&self.tails).values().filter(|tail| tail.strong_count() > 0).count()
     }
 
-    /// Forgets the stream, stopping it first if it runs.
+    /// Forgets the stream. If it runs, its writer finds it gone.
     pub async fn forget(&self, id: LogId, by: String) -> Result<(), store::Error> {
         if let Some(running) = self.running(id) {
             running.stop(Stop::Cancelled(by));

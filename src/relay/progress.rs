@@ -90,6 +90,11 @@ impl Progress {
         self.seam = goes_on.then(|| Seam::new(&self.text, joint));
     }
 
+    /// What is taken next was said to another process, which has gone on so many times.
+    pub fn inherit(&mut self, times_gone_on: u32) {
+        self.times_gone_on = times_gone_on;
+    }
+
     pub fn times_gone_on(&self) -> u32 {
         self.times_gone_on
     }

@@ -17,7 +17,7 @@ use super::halt::{Halt, ending};
 use super::health::Trial;
 use super::progress::Progress;
 use super::route::{Route, Target};
-use super::running::Running;
+use super::running::{Running, Stop};
 use super::upstream::{Answer, Body, Fault};
 use super::{Relay, Spec, now_ms, since_start};
 use crate::chat::Request;
@@ -37,11 +37,15 @@ pub struct Job {
     pub(super) route: Route,
     account: Account,
     /// Tokens that the account was charged with so far.
-    charged: u64,
+    pub(super) charged: u64,
     /// See `Spec`; none once the id is noted.
     known_as: Option<String>,
-    head: Position,
-    weight: u64,
+    pub(super) head: Position,
+    /// The epoch of what is written.
+    pub(super) epoch: u16,
+    /// The log was begun by another process.
+    pub(super) inherited: bool,
+    pub(super) weight: u64,
     pub(super) began: Instant,
     /// When the reader last heard something.
     pub(super) spoke: Option<Instant>,
@@ -82,17 +86,19 @@ const ID_TTL: Duration = Duration::from_secs(24 * 3600);
 impl Job {
     pub fn new(running: Arc<Running>, spec: Spec, head: Position) -> Job {
         let guard = Guard::new(&running);
-        let asked_bytes = serde_json::to_vec(&spec.request.messages).map_or(0, |text| text.len());
+        let asked_bytes = serde_json::to_vec(&spec.plan.request.messages).map_or(0, |text| text.len());
         Job {
             running,
             progress: Progress::new(asked_bytes, spec.route.policy.continuing.most > 0),
-            request: spec.request,
+            request: spec.plan.request,
             ask: spec.ask,
             route: spec.route,
             account: spec.account,
             charged: 0,
             known_as: spec.known_as,
             head,
+            epoch: head.epoch,
+            inherited: false,
             weight: 0,
             began: Instant::now(),
             spoke: None,
@@ -107,19 +113,21 @@ impl Job {
         }
     }
 
-    /// Runs the stream to its end.
-    pub async fn run(mut self, relay: &Relay) {
+    /// Runs the stream to its end; true if it was left to another process before.
+    pub async fn run(mut self, relay: &Relay) -> bool {
         let target = self.route.targets.first();
         let (provider, model) =
             target.map_or(("", ""), |target| (target.endpoint.name.as_str(), target.model.as_str()));
         self.span = info_span!("stream", stream.id = %self.running.id, provider, model);
         let halt = match self.charge() {
-            true => self.attempts(relay).await.err(),
+            true => self.relay(relay).await.err(),
             false => Some(Halt::Budget),
         };
+        let left = matches!(halt, Some(Halt::Stop(Stop::Left)));
         let Some(done) = halt.map_or(Some(None), |halt| ending(halt).map(Some)) else {
-            info!(parent: &self.span, "the log was taken away");
-            return;
+            let why = if left { "the stream is left to another process" } else { "the log was taken away" };
+            info!(parent: &self.span, "{why}");
+            return left;
         };
         if let Some(mut done) = done {
             // What was said was paid for, however it ended.
@@ -131,6 +139,14 @@ impl Job {
                 warn!(parent: &self.span, %error, "the ending could not be stored");
             }
         }
+        false
+    }
+
+    async fn relay(&mut self, relay: &Relay) -> Result<(), Halt> {
+        if self.inherited {
+            self.take_over(relay).await?;
+        }
+        self.attempts(relay).await
     }
 
     /// Charges the account with what has come since; false once its budget is used up.
@@ -363,7 +379,7 @@ impl Job {
             return Err(Halt::TooLarge);
         }
         let done = if seal { drafts.last().map(|draft| draft.payload.clone()) } else { None };
-        let batch = Batch { expected: self.head, epoch: self.head.epoch, drafts, seal };
+        let batch = Batch { expected: self.head, epoch: self.epoch, drafts, seal };
         self.head = relay.store.append(self.running.id, batch).await?;
         self.weight += weight;
         if let Some(payload) = done {

@@ -5,13 +5,15 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::log::LogId;
 
 /// What happens to a stream that nobody looks at any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum OnDisconnect {
     /// It goes on to its end.
     Detach,
@@ -80,6 +82,8 @@ pub enum Stop {
     Cancelled(String),
     /// The node goes away.
     Interrupted,
+    /// The node goes away, and another process goes on with it.
+    Left,
 }
 
 /// Counts as looking for as long as it lives.
@@ -106,6 +110,11 @@ impl Running {
     pub fn stop(&self, why: Stop) {
         let _already_stopped = self.stopped_by.set(why);
         self.stop.cancel();
+    }
+
+    /// Whether another process goes on with it.
+    pub fn left(&self) -> bool {
+        self.stopped_by.get() == Some(&Stop::Left)
     }
 
     pub fn spoke(&self) {

@@ -74,7 +74,8 @@ impl Room {
         } else if record.draft.kind == Kind::Closed as u8
             && let Some(entry) = self.streams.get_mut(&seat.n)
         {
-            entry.closed = Some(seq);
+            // Two processes may both have thought that it was theirs to tell.
+            entry.closed.get_or_insert(seq);
         }
     }
 
