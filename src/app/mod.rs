@@ -3,6 +3,7 @@
 //! Knows every module of the core and the shell, and none of the edge: no status codes, no sockets.
 
 pub mod start;
+pub mod store;
 pub mod takeover;
 
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use crate::metrics::Metrics;
 use crate::prompts::Library;
 use crate::relay::route::Routes;
 use crate::relay::{self, Facts, Relay, since_start, tail};
-use crate::store::{self, Store, memory};
+use crate::store::{Error, Store};
 use crate::surface::ai_sdk;
 use takeover::OnRestart;
 
@@ -89,22 +90,17 @@ pub struct App {
 
 impl App {
     /// Puts everything together. `settings` has been checked.
-    pub fn new(config: &Config, settings: Settings) -> Arc<App> {
+    pub fn new(config: &Config, settings: Settings, store: Arc<dyn Store>) -> Arc<App> {
         let (metrics, tracker) = (Arc::new(Metrics::default()), TaskTracker::new());
-        let limits = config.limits(settings.access.open);
+        let (limits, on_restart) = (config.limits(settings.access.open), OnRestart::Continue);
         let ms = Duration::from_millis;
         let replay_window = Duration::from_secs(config.server.replay_window_s);
-        let store: Arc<dyn Store> = Arc::new(memory::Memory::new(memory::Options {
-            replay_window,
-            total_bytes: config.limits.total_bytes,
-            user_bytes: config.limits.user_bytes,
-        }));
         let options = relay::Options {
             tail: tail::Options {
                 tick: ms(config.fanout.tick_ms),
                 keep_alive: ms(config.server.keepalive_ms),
             },
-            hands_over: false,
+            hands_over: store.lasts() && on_restart == OnRestart::Continue,
             stream_bytes: config.limits.stream_bytes,
             event_bytes: or_any(config.limits.event_bytes),
         };
@@ -140,7 +136,7 @@ impl App {
             limits,
             ledger: Ledger::new(limits.budgets),
             tracker,
-            on_restart: OnRestart::Continue,
+            on_restart,
             phase: watch::Sender::new(Phase::Serving),
         });
         let relay = app.relay.clone();
@@ -181,20 +177,20 @@ impl App {
     }
 
     /// The facts of a stream that this principal may read. Foreign streams are not found, like unknown ones.
-    pub async fn readable(&self, principal: &Principal, id: LogId) -> Result<Facts, store::Error> {
+    pub async fn readable(&self, principal: &Principal, id: LogId) -> Result<Facts, Error> {
         let facts = self.relay.facts(id).await?;
         let own = principal.is(&facts.tenant, &facts.user);
         let shared = own || self.role(principal, &facts).await?.is_some();
-        if shared { Ok(facts) } else { Err(store::Error::NotFound) }
+        if shared { Ok(facts) } else { Err(Error::NotFound) }
     }
 
     /// Whether this principal may stop or forget a stream that it may read.
-    pub async fn may_end(&self, principal: &Principal, facts: &Facts) -> Result<bool, store::Error> {
+    pub async fn may_end(&self, principal: &Principal, facts: &Facts) -> Result<bool, Error> {
         let own = principal.is(&facts.tenant, &facts.user);
         Ok(own || self.role(principal, facts).await? == Some(Role::Owner))
     }
 
-    async fn role(&self, principal: &Principal, facts: &Facts) -> Result<Option<Role>, store::Error> {
+    async fn role(&self, principal: &Principal, facts: &Facts) -> Result<Option<Role>, Error> {
         let Some(session) = facts.session.as_deref().filter(|_| facts.tenant == principal.tenant) else {
             return Ok(None);
         };

@@ -286,6 +286,10 @@ impl Store for Memory {
         ready(Ok(()))
     }
 
+    fn lasts(&self) -> bool {
+        false
+    }
+
     fn health(&self) -> Result<(), Error> {
         Ok(())
     }

@@ -123,6 +123,11 @@ pub trait Store: Send + Sync + 'static {
     /// Leaves the log to whoever asks for orphans next.
     fn disown(&self, log: LogId) -> Answer<'_, ()>;
 
+    /// Whether logs outlive the process that writes them.
+    fn lasts(&self) -> bool {
+        true
+    }
+
     /// Whether appends go through, as far as is known now. `Full` and `Unavailable` are told to `/readyz`.
     fn health(&self) -> Result<(), Error>;
 

@@ -33,6 +33,7 @@ mod golden;
 mod limits;
 mod log_model;
 mod matrix;
+mod nodes;
 mod policies;
 mod resilience;
 mod responses;

@@ -4,6 +4,7 @@
 //! ends with `finish()`, which fails if anything is left: a running stream, a permit, a viewer, a tail, a task.
 
 pub mod provider;
+pub mod shared;
 pub mod socket;
 pub mod sse;
 
@@ -13,10 +14,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use relaystream::app::{App, settings};
+use relaystream::app::{App, settings, store};
 use relaystream::config::Config;
 use relaystream::http::rate::Rate;
 use relaystream::http::{connection, router};
+use relaystream::store::Store;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -76,15 +78,33 @@ impl Server {
         Server::across(vec![Handle::current()], config, environment).await
     }
 
+    /// One of the nodes that share a store. It helps the others for as long as it serves.
+    pub async fn node(store: Arc<dyn Store>, config: &str) -> Server {
+        let server = Server::over(Some(store), vec![Handle::current()], config, &[]).await;
+        let helping = server.stop.clone().run_until_cancelled_owned(server.app.clone().cooperate());
+        server.app.tracker.spawn(helping);
+        server
+    }
+
     /// With connections dealt out to these runtimes.
     pub async fn across(cores: Vec<Handle>, config: &str, environment: &[(&str, &str)]) -> Server {
+        Server::over(None, cores, config, environment).await
+    }
+
+    async fn over(
+        store: Option<Arc<dyn Store>>,
+        cores: Vec<Handle>,
+        config: &str,
+        environment: &[(&str, &str)],
+    ) -> Server {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(config.as_bytes()).unwrap();
         let environment: BTreeMap<String, String> =
             environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let config = Config::load(Some(file.path()), &environment).unwrap();
         let settings = settings(&config, false, &environment).unwrap();
-        let app = App::new(&config, settings);
+        let store = store.unwrap_or_else(|| store::open(&config));
+        let app = App::new(&config, settings, store);
         let rate = Rate::new(app.limits.requests_per_minute);
         let router = router(&app, rate.as_ref());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
