@@ -2,9 +2,9 @@
 //!
 //! Knows every module of the core and the shell, and none of the edge: no status codes, no sockets.
 
+pub mod nodes;
 pub mod start;
 pub mod store;
-pub mod takeover;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,9 +23,9 @@ use crate::metrics::Metrics;
 use crate::prompts::Library;
 use crate::relay::route::Routes;
 use crate::relay::{self, Facts, Relay, since_start, tail};
-use crate::store::{Error, Store};
+use crate::store::{Error, Span, Store};
 use crate::surface::ai_sdk;
-use takeover::OnRestart;
+use nodes::OnRestart;
 
 /// Where the process is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,7 +100,7 @@ impl App {
                 tick: ms(config.fanout.tick_ms),
                 keep_alive: ms(config.server.keepalive_ms),
             },
-            hands_over: store.lasts() && on_restart == OnRestart::Continue,
+            hands_over: store.span() > Span::Process && on_restart == OnRestart::Continue,
             stream_bytes: config.limits.stream_bytes,
             event_bytes: or_any(config.limits.event_bytes),
         };

@@ -115,7 +115,7 @@ impl App {
             .unwrap_or_else(|_| Err(StartError::Store(store::Error::Unavailable("a start failed".into()))))
     }
 
-    async fn begin(&self, principal: &Principal, mut wish: Wish) -> Result<Started, StartError> {
+    async fn begin(self: &Arc<Self>, principal: &Principal, mut wish: Wish) -> Result<Started, StartError> {
         let print = wish.print();
         let mut key =
             wish.idempotency_key.as_deref().map(|key| format!("idempotency/{}/{key}", principal.key()));
@@ -139,10 +139,10 @@ impl App {
         let asked = |target: &Target| target.endpoint.dialect.ask(&wish.request, &target.model);
         let ask = route.targets.first().map(asked).transpose()?;
         let session = self.session(principal, wish.session.as_deref()).await?;
-        let permit = self.running_permits.take(&principal.allowance);
-        let permit =
-            permit.ok_or(StartError::TooManyStreams { limit: self.limits.running_streams_per_user })?;
-        let account = self.ledger.account(&principal.allowance);
+        let allowance = principal.allowance.clone();
+        let permit = self.running_permits.take(&allowance).ok_or_else(|| self.too_many_streams())?;
+        let account = self.ledger.account(&allowance);
+        self.share_budget(&allowance, &account).await?;
         let wait = account.wait(since_start());
         if !wait.is_zero() {
             return Err(StartError::BudgetExceeded { wait });
@@ -152,7 +152,7 @@ impl App {
         let plan = Plan {
             request: wish.request,
             on_disconnect: wish.on_disconnect,
-            allowance: principal.allowance.clone(),
+            allowance: allowance.clone(),
             hold: hold.clone(),
         };
         let spec = Spec {
@@ -167,7 +167,7 @@ impl App {
         };
         let created = self.relay.create(spec).await?;
         let (id, running) = (created.id, created.running.clone());
-        match self.register(hold, session.as_ref(), &running).await {
+        match self.register(&allowance, hold, session.as_ref(), &running).await {
             Ok(None) => {
                 self.relay.launch(created, permit);
                 Ok(Started { id, replayed: false, cache, running: Some(running) })
@@ -178,6 +178,10 @@ impl App {
                 Ok(Started { cache, ..started })
             }
         }
+    }
+
+    fn too_many_streams(&self) -> StartError {
+        StartError::TooManyStreams { limit: self.limits.running_streams_per_user }
     }
 
     /// Whether anything may be started now, by this principal.
@@ -202,19 +206,23 @@ impl App {
 
     /// Makes a created stream known under its key and in its room; or returns the one that has the key already.
     async fn register(
-        &self,
+        self: &Arc<Self>,
+        allowance: &str,
         hold: Option<Hold>,
         session: Option<&Arc<Session>>,
         running: &Arc<Running>,
     ) -> Result<Option<Started>, StartError> {
         // The claim comes after the log: whoever finds the key finds the stream.
-        if let Some(hold) = hold {
-            if let Claim::Held(other) =
-                self.relay.store.claim(&hold.key, &value(&hold, running.id), KEY_TTL).await?
-            {
-                return replayed(&other, &hold.print).map(Some);
-            }
-            self.settle(hold, running.clone());
+        if let Some(hold) = &hold
+            && let Claim::Held(other) =
+                self.relay.store.claim(&hold.key, &value(hold, running.id), KEY_TTL).await?
+        {
+            return replayed(&other, &hold.print).map(Some);
+        }
+        let counted = self.count(allowance, running.id).await?;
+        self.settle(allowance.to_owned(), hold, running.clone());
+        if !counted {
+            return Err(self.too_many_streams());
         }
         if let Some(session) = session {
             self.hub.opened(session, running.clone()).await?;
@@ -236,26 +244,28 @@ impl App {
         }
     }
 
-    /// Once a stream has ended its key is held for as long as it can be replayed; one that failed before its provider
-    /// said anything gives its key back at once; and only a whole answer is one for others (`cache`).
-    pub(super) fn settle(&self, hold: Hold, running: Arc<Running>) {
-        let (store, window) = (self.relay.store.clone(), self.edge.replay_window);
-        let ttl = if window.is_zero() { KEY_TTL } else { window };
+    /// Once a stream has ended it counts no more, and its key is held for as long as it can be replayed; one that failed
+    /// before its provider said anything gives its key back at once; and only a whole answer is one for others (`cache`).
+    pub(super) fn settle(self: &Arc<Self>, allowance: String, hold: Option<Hold>, running: Arc<Running>) {
+        let app = self.clone();
         self.tracker.spawn(async move {
             running.finished.cancelled().await;
             if running.left() {
                 return;
             }
-            let value = value(&hold, running.id);
             let settled = async {
+                app.uncount(&allowance, running.id).await?;
+                let (Some(hold), store) = (hold, &app.relay.store) else { return Ok(()) };
+                let value = value(&hold, running.id);
                 if running.mute() || (hold.cache && !running.completed()) {
-                    store.release(&hold.key, &value).await
-                } else {
-                    store.claim(&hold.key, &value, ttl).await.map(drop)
+                    return store.release(&hold.key, &value).await;
                 }
+                let window = app.edge.replay_window;
+                let ttl = if window.is_zero() { KEY_TTL } else { window };
+                store.claim(&hold.key, &value, ttl).await.map(drop)
             };
             if let Err(error) = settled.await {
-                tracing::warn!(%error, "an idempotency key could not be settled");
+                tracing::warn!(%error, "what a stream held could not be given back");
             }
         });
     }

@@ -43,6 +43,8 @@ struct Page {
     spent: Spent,
     /// When each budget, a minute's and a day's, will be whole again.
     whole_at: [Option<Duration>; 2],
+    /// By how much that has moved since other nodes were last told, in microseconds.
+    untold_us: [i64; 2],
     touched: Duration,
 }
 
@@ -71,6 +73,13 @@ impl Budgets {
 impl Ledger {
     pub fn new(budgets: Budgets) -> Arc<Ledger> {
         Arc::new(Ledger { budgets, accounts: Mutex::default() })
+    }
+
+    /// Everybody of whom something is known.
+    pub fn accounts(&self) -> Vec<(String, Account)> {
+        let accounts = lock(&self.accounts);
+        let account = |page: &Arc<Mutex<Page>>| Account { budgets: self.budgets, page: page.clone() };
+        accounts.iter().map(|(key, page)| (key.clone(), account(page))).collect()
     }
 
     pub fn account(&self, key: &str) -> Account {
@@ -110,12 +119,13 @@ impl Account {
         let mut page = lock(&self.page);
         page.touched = now;
         let mut within = true;
-        for (budget, whole_at) in self.budgets.windows().into_iter().zip(&mut page.whole_at) {
+        for (at, budget) in self.budgets.windows().into_iter().enumerate() {
             let Some((limit, window)) = budget else { continue };
-            let from = whole_at.filter(|at| *at > now).unwrap_or(now);
-            let then = from + window.mul_f64(tokens as f64 / limit as f64);
-            *whole_at = Some(then);
-            within &= then - now <= window;
+            let from = page.whole_at[at].filter(|at| *at > now).unwrap_or(now);
+            let more = window.mul_f64(tokens as f64 / limit as f64);
+            page.whole_at[at] = Some(from + more);
+            page.untold_us[at] += more.as_micros() as i64;
+            within &= from + more - now <= window;
         }
         within
     }
@@ -129,10 +139,11 @@ impl Account {
         }
         let mut page = lock(&self.page);
         page.touched = now;
-        for (budget, whole_at) in self.budgets.windows().into_iter().zip(&mut page.whole_at) {
-            let (Some((limit, window)), Some(at)) = (budget, &whole_at) else { continue };
-            let back = charged.saturating_sub(cost) as f64 / limit as f64;
-            *whole_at = at.checked_sub(window.mul_f64(back));
+        for (at, budget) in self.budgets.windows().into_iter().enumerate() {
+            let (Some((limit, window)), Some(whole_at)) = (budget, page.whole_at[at]) else { continue };
+            let back = window.mul_f64(charged.saturating_sub(cost) as f64 / limit as f64);
+            page.whole_at[at] = whole_at.checked_sub(back);
+            page.untold_us[at] -= back.as_micros() as i64;
         }
         let spent = &mut page.spent;
         spent.streams += 1;
@@ -140,6 +151,22 @@ impl Account {
             spent.input_tokens += usage.input_tokens;
             spent.output_tokens += usage.output_tokens;
             spent.estimated_tokens += if usage.estimated { cost } else { 0 };
+        }
+    }
+
+    /// By how much each budget has moved since this was last asked, in microseconds; None where there is no limit.
+    pub fn untold(&self) -> [Option<i64>; 2] {
+        let untold = std::mem::take(&mut lock(&self.page).untold_us);
+        let windows = self.budgets.windows();
+        [windows[0].map(|_| untold[0]), windows[1].map(|_| untold[1])]
+    }
+
+    /// How far ahead each budget runs, all nodes taken together; what was spent here since they were told comes on top.
+    pub fn correct(&self, ahead: [Duration; 2], now: Duration) {
+        let mut page = lock(&self.page);
+        for (at, ahead) in ahead.into_iter().enumerate() {
+            let untold = Duration::from_micros(page.untold_us[at].max(0) as u64);
+            page.whole_at[at] = Some(now + ahead + untold);
         }
     }
 
@@ -187,6 +214,20 @@ mod tests {
         account.settle(Some(usage(30, 30)), 0, later);
         assert_eq!(account.left(later), [Some(Left { limit: 60, left: 0 }), None]);
         assert_eq!(account.left(later + MINUTE * 3)[0], Some(Left { limit: 60, left: 60 }));
+    }
+
+    #[test]
+    fn what_other_nodes_spend_counts_here() {
+        let ledger = Ledger::new(Budgets { per_minute: 60, per_day: 0 });
+        let (account, now) = (ledger.account("a"), Duration::from_secs(1000));
+        account.spend(10, now);
+        account.settle(Some(usage(2, 2)), 10, now);
+        assert_eq!(account.untold(), [Some(4_000_000), None]);
+        account.spend(5, now);
+        // The others have spent 20 tokens beside the 4.
+        account.correct([Duration::from_secs(24), Duration::ZERO], now);
+        assert_eq!(account.left(now)[0], Some(Left { limit: 60, left: 31 }));
+        assert_eq!((account.untold(), account.untold()), ([Some(5_000_000), None], [Some(0), None]));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use moka::sync::Cache;
 use tokio::sync::{Notify, broadcast};
 
 use super::coordination::Coordination;
-use super::{Answer, Claim, Error, Meta, Orphan, Store};
+use super::{Answer, Claim, Error, Meta, Orphan, Span, Store};
 use crate::log::{Bad, Batch, Log, LogId, Page, Position};
 
 #[derive(Debug, Clone)]
@@ -286,8 +286,8 @@ impl Store for Memory {
         ready(Ok(()))
     }
 
-    fn lasts(&self) -> bool {
-        false
+    fn span(&self) -> Span {
+        Span::Process
     }
 
     fn health(&self) -> Result<(), Error> {

@@ -27,6 +27,17 @@ pub struct Meta {
     pub trim_bytes: Option<usize>,
 }
 
+/// How far an engine's logs reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Span {
+    /// They are gone with the process.
+    Process,
+    /// The next process on this machine finds them.
+    Restarts,
+    /// Other nodes read and write them too.
+    Nodes,
+}
+
 /// A running log whose writer is gone.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Orphan {
@@ -123,10 +134,8 @@ pub trait Store: Send + Sync + 'static {
     /// Leaves the log to whoever asks for orphans next.
     fn disown(&self, log: LogId) -> Answer<'_, ()>;
 
-    /// Whether logs outlive the process that writes them.
-    fn lasts(&self) -> bool {
-        true
-    }
+    /// How far its logs reach.
+    fn span(&self) -> Span;
 
     /// Whether appends go through, as far as is known now. `Full` and `Unavailable` are told to `/readyz`.
     fn health(&self) -> Result<(), Error>;

@@ -1,7 +1,9 @@
 //! Several nodes over one store: a stream outlives the node that asked for it, and any node stops, shows and resumes it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use relaystream::store::Store;
 use serde_json::{Value, json};
 
 use crate::harness::provider::{Request, chunk};
@@ -237,5 +239,53 @@ async fn a_node_that_goes_leaves_its_streams_to_the_others() {
     seen.extend(viewer.rest().await);
     assert_eq!(text_of(&seen), ANSWER.concat());
     assert_eq!(seen.last().expect("an ending").json()["status"], "completed");
+    pair.finish().await;
+}
+
+#[tokio::test]
+async fn limits_of_a_user_hold_for_all_nodes_together() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let provider = FakeProvider::by(move |n, _| match n {
+        0 | 1 => Script::stream().tokens(&ANSWER[..3]).wait(&held).tokens(&ANSWER[3..]).finish(),
+        // As dear as the day's budget.
+        _ => {
+            let usage = json!({"choices": [], "usage": {"prompt_tokens": 900, "completion_tokens": 400}});
+            Script::stream().token("Hi").send(format!("data: {usage}\n\n")).finish()
+        }
+    })
+    .await;
+    let limits = "[limits]\nrunning_streams_per_user = 2\ntokens_per_day = 1000\n";
+    let (store, config) = (Shared::new(), format!("{limits}{}", provider.config()));
+    let a = Server::node(store.node(0), &config).await;
+    let b = Server::node(store.node(1), &config).await;
+    let pair = Pair { store, a, b };
+    let (one, two) = (pair.a.start(&hi()).await, pair.b.start(&hi()).await);
+    let third = Answer::of(pair.b.send(pair.b.post("/v1/streams", &hi())).await).await;
+    assert_eq!((third.status, third.code().as_str()), (429, "too_many_streams"));
+    gate.open();
+    gate.open();
+    pair.a.ended(&one).await;
+    pair.b.ended(&two).await;
+    let free = async {
+        while !pair.store.node(2).list("running/").await.expect("reachable").is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon("the streams to count no more", free).await;
+    let dear = pair.a.start(&hi()).await;
+    pair.a.ended(&dear).await;
+    let refused = async {
+        loop {
+            let answer = Answer::of(pair.b.send(pair.b.post("/v1/streams", &hi())).await).await;
+            if answer.status == 429 {
+                return answer;
+            }
+            // The first node has yet to tell.
+            pair.b.cancel(answer.json()["id"].as_str().expect("an id")).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    assert_eq!(soon("the budget to be spent on both nodes", refused).await.code(), "budget_exceeded");
     pair.finish().await;
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 use relaystream::log::{Bad, Batch, LogId, Page, Position};
 use relaystream::store::memory::{Memory, Options};
-use relaystream::store::{Claim, Error, Meta, Orphan, Store};
+use relaystream::store::{Claim, Error, Meta, Orphan, Span, Store};
 use tokio::sync::broadcast;
 
 pub struct Shared {
@@ -181,6 +181,10 @@ impl Store for Node {
             Ok(())
         };
         self.answer(disowned.boxed())
+    }
+
+    fn span(&self) -> Span {
+        Span::Nodes
     }
 
     fn health(&self) -> Result<(), Error> {

@@ -1,15 +1,21 @@
-//! What processes that share a store do for one another: streams whose process is gone are gone on with, or ended.
+//! What processes that share a store do for one another: streams whose process is gone are gone on with, or ended, and
+//! limits of users hold for all of them together.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{App, Phase};
-use crate::relay::Plan;
+use crate::limits::ledger::Account;
+use crate::log::LogId;
 use crate::relay::running::Stop;
-use crate::store::{self, Orphan};
+use crate::relay::{Plan, since_start};
+use crate::store::{self, Orphan, Span};
 
 /// How often orphans are asked for.
 const TICK: Duration = Duration::from_millis(500);
+
+/// No stream runs for longer than this: what counts it is forgotten then.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// What becomes of a stream whose process is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +44,65 @@ impl App {
                 let _next_time = self.take_over().await;
             }
         };
-        tokio::join!(signals, orphans);
+        let budgets = async {
+            let mut tick = tokio::time::interval(TICK);
+            while self.shares_limits() {
+                tick.tick().await;
+                for (key, account) in self.ledger.accounts() {
+                    if let Err(error) = self.share_budget(&key, &account).await {
+                        tracing::warn!(%error, "budgets cannot be told to other nodes");
+                        break;
+                    }
+                }
+            }
+        };
+        tokio::join!(signals, orphans, budgets);
+    }
+
+    fn shares_limits(&self) -> bool {
+        self.relay.store.span() == Span::Nodes
+    }
+
+    /// Tells other nodes what a user has spent here, and hears what it has spent there.
+    pub(super) async fn share_budget(&self, key: &str, account: &Account) -> Result<(), store::Error> {
+        if !self.shares_limits() {
+            return Ok(());
+        }
+        let untold = account.untold();
+        let mut ahead = [Duration::ZERO; 2];
+        for (at, window) in ["minute", "day"].into_iter().enumerate() {
+            if let Some(by_us) = untold[at] {
+                ahead[at] = self.relay.store.advance(&format!("budget/{window}/{key}"), by_us).await?;
+            }
+        }
+        if untold != [None; 2] {
+            account.correct(ahead, since_start());
+        }
+        Ok(())
+    }
+
+    /// Counts a running stream of the user among those of all nodes; false if there are too many. It counts until
+    /// `uncount`, whoever writes it by then.
+    pub(super) async fn count(&self, allowance: &str, id: LogId) -> Result<bool, store::Error> {
+        let limit = self.limits.running_streams_per_user;
+        if limit == 0 || !self.shares_limits() {
+            return Ok(true);
+        }
+        let store = &self.relay.store;
+        let all = format!("running/{allowance}/");
+        store.claim(&format!("{all}{id}"), "", LONGEST).await?;
+        let within = store.list(&all).await?.len() as u64 <= limit;
+        if !within {
+            self.uncount(allowance, id).await?;
+        }
+        Ok(within)
+    }
+
+    pub(super) async fn uncount(&self, allowance: &str, id: LogId) -> Result<(), store::Error> {
+        if !self.shares_limits() {
+            return Ok(());
+        }
+        self.relay.store.release(&format!("running/{allowance}/{id}"), "").await
     }
 
     /// Goes on with the streams that nobody writes any more, or ends them.
@@ -82,11 +146,9 @@ impl App {
         // What runs already is not refused for being too much.
         let permit = self.running_permits.take(&plan.allowance);
         let account = self.ledger.account(&plan.allowance);
-        let hold = plan.hold.clone();
+        let (allowance, hold) = (plan.allowance.clone(), plan.hold.clone());
         let created = self.relay.adopt(&orphan, plan, facts, route, account).await?;
-        if let Some(hold) = hold {
-            self.settle(hold, created.running.clone());
-        }
+        self.settle(allowance, hold, created.running.clone());
         if let Some(session) = session {
             self.hub.reopened(&session, created.running.clone()).await?;
         }
