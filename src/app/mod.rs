@@ -2,6 +2,7 @@
 //!
 //! Knows every module of the core and the shell, and none of the edge: no status codes, no sockets.
 
+mod condition;
 pub mod nodes;
 pub mod start;
 pub mod store;
@@ -22,9 +23,10 @@ use crate::log::LogId;
 use crate::metrics::Metrics;
 use crate::prompts::Library;
 use crate::relay::route::Routes;
-use crate::relay::{self, Facts, Relay, since_start, tail};
+use crate::relay::{self, Facts, Relay, now_ms, since_start, tail};
 use crate::store::{Error, Span, Store};
 use crate::surface::ai_sdk;
+use condition::{Condition, Report};
 use nodes::OnRestart;
 
 /// Where the process is in its life.
@@ -85,6 +87,7 @@ pub struct App {
     pub user_viewers: Permits<String>,
     pub tracker: TaskTracker,
     on_restart: OnRestart,
+    condition: Condition,
     phase: watch::Sender<Phase>,
 }
 
@@ -137,6 +140,7 @@ impl App {
             ledger: Ledger::new(limits.budgets),
             tracker,
             on_restart,
+            condition: Condition::new(now_ms()),
             phase: watch::Sender::new(Phase::Serving),
         });
         let relay = app.relay.clone();
@@ -197,9 +201,17 @@ impl App {
         Ok(self.hub.find(principal, session).await?.map(|(_, role)| role))
     }
 
+    /// How the store does.
+    pub fn store_report(&self) -> Report {
+        let report = self.condition.note(self.relay.store.health(), now_ms());
+        self.metrics.store_healthy.set(i64::from(report.code.is_none()));
+        report
+    }
+
     /// Housekeeping, about once a second.
     pub async fn sweep(&self) {
         self.relay.sweep();
+        self.store_report();
         self.ledger.sweep(since_start());
         self.hub.sweep().await;
     }

@@ -26,6 +26,16 @@ pub enum OnRestart {
 }
 
 impl App {
+    /// What a process does before it listens: finds what the last one has left.
+    pub async fn recover(self: &Arc<Self>) -> Result<(), store::Error> {
+        self.take_over().await?;
+        match self.relay.store.span() {
+            Span::Restarts => self.hub.restore().await,
+            // Other nodes know their sessions, and a new process has none.
+            Span::Nodes | Span::Process => Ok(()),
+        }
+    }
+
     /// Takes over what is left behind, and hears what other processes ask for, for as long as it is polled.
     pub async fn cooperate(self: Arc<Self>) {
         let signals = async {

@@ -82,6 +82,7 @@ async fn serve(
     cores: Vec<Handle>,
     environment: Environment,
 ) -> Result<()> {
+    app.recover().await.context("store: what the last process has left cannot be read")?;
     let rate = Rate::new(app.limits.requests_per_minute);
     let router = router(&app, rate.as_ref());
     let stop = CancellationToken::new();
@@ -118,6 +119,9 @@ async fn serve(
     app.tracker.close();
     if tokio::time::timeout(LAST_WORDS, app.tracker.wait()).await.is_err() {
         warn!(left = app.tracker.len(), "some connections did not end in time");
+    }
+    if let Err(error) = app.relay.store.close().await {
+        warn!(%error, "the store could not be closed");
     }
     info!("stopped");
     Ok(())
