@@ -27,6 +27,8 @@ pub struct Fault {
     pub retryable: bool,
     /// Another target may help.
     pub elsewhere: bool,
+    /// It is a sign that the target is not well. Who is merely busy is well.
+    pub ill: bool,
     /// The provider's wish, when to try again.
     pub retry_after: Option<Duration>,
 }
@@ -34,7 +36,7 @@ pub struct Fault {
 impl Fault {
     pub fn new(code: &'static str, message: impl Into<String>, retryable: bool) -> Fault {
         let message = message.into();
-        Fault { code, message, refusal: None, retryable, elsewhere: true, retry_after: None }
+        Fault { code, message, refusal: None, retryable, elsewhere: true, ill: retryable, retry_after: None }
     }
 }
 
@@ -218,10 +220,13 @@ async fn refused(endpoint: &Endpoint, mut response: reqwest::Response) -> Fault 
         }
     }
     let said = error_message(&body).unwrap_or_else(|| format!("status {status}"));
+    let retryable = matches!(status, 408 | 409 | 429) || status >= 500;
     Fault {
         code: "upstream_status",
         message: format!("provider {name} refused: {said}"),
-        retryable: matches!(status, 408 | 409 | 429) || status >= 500,
+        retryable,
+        // Who is asked too often: that is for its keys to wait out.
+        ill: retryable && status != 429,
         // A request that nobody can read is the client's own.
         elsewhere: !matches!(status, 400 | 413 | 422),
         refusal: Some(Box::new(Refusal {
