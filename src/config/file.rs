@@ -82,6 +82,22 @@ pub struct ProviderConfig {
     /// A file of certificates to trust beside those of the machine; empty: none.
     #[serde(default)]
     pub ca: PathBuf,
+    #[serde(default)]
+    pub pool: PoolConfig,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PoolConfig {
+    pub max_connections: usize,
+    pub max_idle: usize,
+    pub idle_timeout_ms: u64,
+}
+
+impl Default for PoolConfig {
+    fn default() -> PoolConfig {
+        PoolConfig { max_connections: 0, max_idle: 32, idle_timeout_ms: 90_000 }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

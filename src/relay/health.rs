@@ -216,6 +216,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::route::Pool;
     use super::*;
     use crate::provider::Provider;
 
@@ -228,6 +229,7 @@ mod tests {
             headers: Vec::new(),
             http2: false,
             trusts: Vec::new(),
+            pool: Pool { connections: 0, idle: 0, idle_timeout: Duration::ZERO },
         };
         Target { endpoint, model: "m".into(), weight: None }
     }

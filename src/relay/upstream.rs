@@ -82,7 +82,7 @@ impl Upstreams {
         if endpoint.dialect == Provider::Demo {
             return Ok(Answer::Stream(Body::Demo(Script::new(&ask.body, created))));
         }
-        let lease = self.clients.lease(endpoint, connect)?;
+        let lease = self.clients.lease(endpoint, connect).await?;
         let url = format!("{}{}", endpoint.base_url, ask.path);
         let request = lease.client.post(url).headers(headers(endpoint, key, &ask.headers)?).body(ask.body);
         let response = request.send().await.map_err(|error| fault(&endpoint.name, error))?;
@@ -127,7 +127,7 @@ impl Upstreams {
             return demo::models().map(str::to_owned).collect();
         }
         let list = async {
-            let lease = self.clients.lease(endpoint, MODELS_PATIENCE)?;
+            let lease = self.clients.lease(endpoint, MODELS_PATIENCE).await?;
             let request = lease
                 .client
                 .get(format!("{}{}", endpoint.base_url, endpoint.dialect.models_path()))

@@ -133,6 +133,7 @@ fn the_example_uncommented_names_every_key_there_is() {
         "providers.openai.dialect",
         "providers.openai.base_url",
         "providers.openai.keys",
+        "providers.openai.pool.max_connections",
     ] {
         assert!(named.contains_key(path), "{path} is not in config.example.toml");
     }
