@@ -208,7 +208,7 @@ impl Job {
         if !self.committed
             && let Some(mut refusal) = fault.refusal.clone()
         {
-            refusal.retried = search.asked > 1;
+            refusal.retried = search.asked > 1 || search.insists;
             let _set_once = self.running.refusal.set(*refusal);
         }
         Halt::Fault(fault)

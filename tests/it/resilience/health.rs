@@ -50,7 +50,7 @@ async fn with_nobody_else_to_ask_a_resting_target_is_asked_once_by_each_request(
     // The first one is asked again, which opens the circuit; from then on there are no retries.
     for last in [1, 2, 3, 4] {
         let answer = Answer::of(server.send(server.post("/v1/chat/completions", &chat)).await).await;
-        assert_eq!(answer.status, 503);
+        assert_eq!((answer.status, answer.header("x-should-retry")), (503, "false"));
         assert!(answer.text.contains(&format!("down {last}")), "{}", answer.text);
         assert_eq!((bad.calls(), server.app.relay.health.report()[0].circuit), (last + 1, "open"));
     }
