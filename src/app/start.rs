@@ -14,10 +14,13 @@ use crate::relay::route::{Target, UnknownModel};
 use crate::relay::running::{OnDisconnect, Running};
 use crate::relay::{Facts, Spec, since_start};
 use crate::store::{self, Claim};
+use crate::surface::opening;
 
 /// What a client asked for, checked for its form.
 pub struct Wish {
     pub request: Request,
+    /// It names a prompt of its own: that of its model does not apply.
+    pub prompted: bool,
     pub session: Option<String>,
     pub on_disconnect: OnDisconnect,
     pub metadata: serde_json::Map<String, serde_json::Value>,
@@ -102,8 +105,8 @@ impl App {
             .unwrap_or_else(|_| Err(StartError::Store(store::Error::Unavailable("a start failed".into()))))
     }
 
-    async fn begin(&self, principal: &Principal, wish: Wish) -> Result<Started, StartError> {
-        let print = wish.print();
+    async fn begin(&self, principal: &Principal, mut wish: Wish) -> Result<Started, StartError> {
+        let mut print = wish.print();
         let mut key =
             wish.idempotency_key.as_deref().map(|key| format!("idempotency/{}/{key}", principal.key()));
         if let Some(key) = &key
@@ -112,11 +115,17 @@ impl App {
             return Ok(started);
         }
         self.admits(principal)?;
+        let settings = self.settings.load_full();
         let dialect = wish.request.original.as_ref().map(|original| original.dialect);
-        let mut route = self.settings.load().routes.resolve(&wish.request.model, dialect)?;
+        let mut route = settings.routes.resolve(&wish.request.model, dialect)?;
         route.draw(random);
+        if let Some(opening) = settings.openings.get(&wish.request.model).filter(|_| !wish.prompted) {
+            opening::prepend(&mut wish.request, &opening.instructions, &opening.options);
+        }
         let cache = wish.shares(route.policy.cache);
         if cache {
+            // Of what is asked of providers: another prompt asks for something else.
+            print = wish.print();
             let shared = format!("cache/{}/{print}", principal.key());
             if let Some(started) = self.earlier(&shared, &print).await? {
                 return Ok(Started { cache, ..started });

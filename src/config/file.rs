@@ -116,6 +116,9 @@ pub struct ModelConfig {
     pub min_tokens_per_s: f64,
     /// Identical requests of one user share one answer.
     pub cache: bool,
+    /// A server-side prompt that begins every request; empty: none. Not among the defaults.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub prompt: String,
     /// Whether the model takes the beginning of its own answer; not set: where its dialect is known to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prefill: Option<bool>,
@@ -132,6 +135,7 @@ impl Default for ModelConfig {
             max_continuations: 3,
             min_tokens_per_s: 0.0,
             cache: false,
+            prompt: String::new(),
             prefill: None,
         }
     }

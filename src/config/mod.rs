@@ -142,6 +142,9 @@ impl Config {
         if !self.defaults.targets.is_empty() {
             bail!("defaults.targets: targets are a model's own");
         }
+        if !self.defaults.prompt.is_empty() {
+            bail!("defaults.prompt: a prompt is a model's own");
+        }
         let policy = policy(&self.defaults).context("defaults")?;
         Ok(Routes { endpoints, aliases, default, policy })
     }

@@ -129,6 +129,7 @@ fn the_example_uncommented_names_every_key_there_is() {
         "models.fast.targets[].provider",
         "models.fast.targets[].model",
         "models.fast.targets[].weight",
+        "models.fast.prompt",
         "defaults.prefill",
         "providers.openai.dialect",
         "providers.openai.base_url",
