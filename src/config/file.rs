@@ -116,6 +116,8 @@ pub struct ModelConfig {
     pub min_tokens_per_s: f64,
     /// Identical requests of one user share one answer.
     pub cache: bool,
+    /// How fast a kept answer is told again; 0: at once.
+    pub cache_tokens_per_s: f64,
     /// A server-side prompt that begins every request; empty: none. Not among the defaults.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub prompt: String,
@@ -135,6 +137,7 @@ impl Default for ModelConfig {
             max_continuations: 3,
             min_tokens_per_s: 0.0,
             cache: false,
+            cache_tokens_per_s: 0.0,
             prompt: String::new(),
             prefill: None,
         }

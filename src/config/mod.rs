@@ -330,6 +330,7 @@ fn policy(config: &ModelConfig) -> Result<Policy> {
         },
         min_tokens_per_s: config.min_tokens_per_s,
         cache: config.cache,
+        cache_tokens_per_s: config.cache_tokens_per_s,
     })
 }
 

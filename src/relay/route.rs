@@ -86,6 +86,8 @@ pub struct Policy {
     pub min_tokens_per_s: f64,
     /// Identical requests of one user share one answer.
     pub cache: bool,
+    /// How fast a kept answer is told to the next one who asks for it. Zero: at once.
+    pub cache_tokens_per_s: f64,
 }
 
 #[derive(Debug, Clone)]
