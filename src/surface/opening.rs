@@ -6,7 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{anthropic, gemini, openai_responses};
-use crate::chat::{Message, Request};
+use crate::chat::{Message, Original, Request};
 
 /// `instructions` may be empty; `options` have the names of the canonical request.
 pub fn prepend(request: &mut Request, instructions: &str, options: &Map<String, Value>) {
@@ -17,11 +17,11 @@ pub fn prepend(request: &mut Request, instructions: &str, options: &Map<String, 
         .filter(|(name, _)| !set(name) && !twin(name))
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();
-    if let Some(original) = &mut request.original {
-        match original.dialect {
-            anthropic::DIALECT => in_anthropic(&mut original.body, instructions, &options),
-            gemini::DIALECT => in_gemini(&mut original.body, instructions, &options),
-            openai_responses::DIALECT => in_responses(&mut original.body, instructions, &options),
+    if let Some(Original { dialect, body, .. }) = &mut request.original {
+        match *dialect {
+            anthropic::DIALECT => in_anthropic(body, instructions, &options),
+            gemini::DIALECT => in_gemini(body, instructions, &options),
+            openai_responses::DIALECT => in_responses(body, instructions, &options),
             _ => {}
         }
     }
@@ -31,7 +31,8 @@ pub fn prepend(request: &mut Request, instructions: &str, options: &Map<String, 
     }
 }
 
-fn in_anthropic(body: &mut Map<String, Value>, instructions: &str, options: &Map<String, Value>) {
+/// In the body of `POST /v1/messages`, or of the question how many tokens that has.
+pub fn in_anthropic(body: &mut Map<String, Value>, instructions: &str, options: &Map<String, Value>) {
     let block = |text: &str| json!({"type": "text", "text": text});
     if !instructions.is_empty() {
         let system = match body.get("system") {
@@ -63,8 +64,8 @@ fn in_responses(body: &mut Map<String, Value>, instructions: &str, options: &Map
     }
 }
 
-/// Proto JSON has two spellings of a name: the client's is kept.
-fn in_gemini(body: &mut Map<String, Value>, instructions: &str, options: &Map<String, Value>) {
+/// In a `GenerateContentRequest`. Proto JSON has two spellings of a name: the client's is kept.
+pub fn in_gemini(body: &mut Map<String, Value>, instructions: &str, options: &Map<String, Value>) {
     let spelt = |body: &Map<String, Value>, camel: &'static str, snake: &'static str| {
         if body.contains_key(snake) { snake } else { camel }
     };
@@ -101,7 +102,6 @@ fn in_gemini(body: &mut Map<String, Value>, instructions: &str, options: &Map<St
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chat::Original;
 
     fn opened(dialect: u8, params: Value, body: Value) -> (Request, Value) {
         let map = |value: Value| value.as_object().unwrap().clone();

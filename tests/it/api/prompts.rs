@@ -130,6 +130,24 @@ async fn a_models_prompt_stands_in_front_on_every_surface_over_every_dialect() {
             assert!(sent.contains("0.1") && sent.contains(most), "{path} {dialect}: {sent}");
         }
     }
+    // What is counted is what would be sent.
+    let turns = json!([{"role": "user", "content": "Hi"}]);
+    let contents = json!({"contents": [{"role": "user", "parts": [{"text": "Hi"}]}]});
+    for (path, body) in [
+        ("/v1/messages/count_tokens", json!({"model": "anthropic", "messages": turns})),
+        ("/v1beta/models/gemini:countTokens", contents.clone()),
+        ("/v1beta/models/gemini:countTokens", json!({"generateContentRequest": contents})),
+    ] {
+        Answer::of(server.send(server.post(path, &body)).await).await;
+        let sent = provider.request(calls).await;
+        calls += 1;
+        let body = sent.body();
+        let system = match path.starts_with("/v1beta") {
+            true => &body["generateContentRequest"]["systemInstruction"]["parts"][0]["text"],
+            false => &body["system"],
+        };
+        assert_eq!((system, sent.text.contains("0.1")), (&json!("Be kind."), false), "{path}: {}", sent.text);
+    }
     server.finish().await;
 }
 
