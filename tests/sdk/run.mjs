@@ -117,8 +117,8 @@ async function runSuite(suite, parts, bin) {
   try {
     const upstream = await (suite.llmock ? startLlmock(parts.llmock) : startProvider(parts.node, path.join(here, suite.provider ?? "provider.mjs")));
     mine.push(upstream.child);
-    // What a client makes of an answer that breaks off is not seen in one that is gone on with, nor in one that is not asked for any more.
-    const apart = { RELAYSTREAM_DEFAULTS__CONTINUE: "false", RELAYSTREAM_DEFAULTS__BREAKER__FAILURES: "0" };
+    // What a client makes of an answer that breaks off is not seen in one that is gone on with.
+    const apart = { RELAYSTREAM_DEFAULTS__CONTINUE: "false" };
     const relay = await startRelay(bin, upstream.url, suite.config?.replaceAll("UPSTREAM", upstream.url), apart);
     mine.push(relay.child);
     const env = {

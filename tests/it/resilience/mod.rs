@@ -6,6 +6,7 @@ mod continuation;
 mod fallback;
 mod health;
 mod http2;
+mod pool;
 mod seams;
 
 use serde_json::{Value, json};
