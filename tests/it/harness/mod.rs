@@ -6,6 +6,7 @@
 pub mod provider;
 pub mod socket;
 pub mod sse;
+pub mod tls;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use provider::{FakeProvider, Gate, Script};
 pub use sse::{Event, Sse};
+pub use tls::TlsFront;
 
 /// The longest any wait may take before its test fails. Far beyond what is needed: nothing here measures time.
 pub const PATIENCE: Duration = Duration::from_secs(60);

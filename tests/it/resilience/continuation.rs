@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{PLAIN, ask, assert_gapless, done, model, notices, replay};
+use super::{PLAIN, ask, assert_gapless, before, done, model, notices, replay};
 use crate::harness::provider::{Request, chunk, closing, frame, usage};
 use crate::harness::sse::text_of;
 use crate::harness::{FakeProvider, Script, Server};
@@ -24,19 +24,6 @@ fn tokens(prefill: bool) -> Vec<&'static str> {
         tokens[9] = "- two";
     }
     tokens
-}
-
-/// What the request says was said before, and whether a model is told to go on in words.
-fn before(request: &Request) -> Option<(String, bool)> {
-    let body = request.body();
-    let messages = body["messages"].as_array().expect("messages").clone();
-    let last = messages.last().expect("a message");
-    let (begun, in_words) = match last["role"] == "assistant" {
-        true => (last, false),
-        false => (messages.iter().rev().nth(1)?, true),
-    };
-    assert_eq!(begun["role"], "assistant");
-    Some((begun["content"].as_str().expect("text").to_owned(), in_words))
 }
 
 /// The number in the prompt.

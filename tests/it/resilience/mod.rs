@@ -7,10 +7,11 @@ mod fallback;
 mod health;
 mod http2;
 mod seams;
+mod tls;
 
 use serde_json::{Value, json};
 
-use crate::harness::provider::FakeProvider;
+use crate::harness::provider::{FakeProvider, Request};
 use crate::harness::{Event, Server};
 
 /// A model `m` of these targets in order, each a provider of its name whose model is `fake-1`.
@@ -50,4 +51,17 @@ pub fn assert_gapless(events: &[Event], what: &str) {
     for (n, event) in events.iter().enumerate() {
         assert!(event.id().ends_with(&format!("-0000-{:010}", n + 1)), "{what}: {event:?}");
     }
+}
+
+/// What the request says was said before, and whether a model is told to go on in words.
+pub fn before(request: &Request) -> Option<(String, bool)> {
+    let body = request.body();
+    let messages = body["messages"].as_array().expect("messages").clone();
+    let last = messages.last().expect("a message");
+    let (begun, in_words) = match last["role"] == "assistant" {
+        true => (last, false),
+        false => (messages.iter().rev().nth(1)?, true),
+    };
+    assert_eq!(begun["role"], "assistant");
+    Some((begun["content"].as_str().expect("text").to_owned(), in_words))
 }
