@@ -4,6 +4,7 @@ mod budgets;
 mod cache;
 mod continuation;
 mod fallback;
+mod faults;
 mod health;
 mod http2;
 mod seams;
