@@ -253,31 +253,3 @@ async fn a_cancel_while_it_goes_on_reaches_the_provider_that_does() {
     drop(viewer);
     server.finish().await;
 }
-
-#[tokio::test]
-async fn many_streams_with_every_fifth_connection_cut_all_come_through() {
-    const STREAMS: usize = 100;
-    let provider = FakeProvider::by(|n, request| {
-        let (said, _) = before(request).unwrap_or_default();
-        let rest = whole().strip_prefix(&said).expect("what was said").to_owned();
-        let tokens: Vec<&str> = rest.split_inclusive(' ').collect();
-        match n % 5 {
-            0 => Script::stream().tokens(&tokens[..tokens.len() / 2]).cut(),
-            _ => Script::answer(&tokens),
-        }
-    })
-    .await;
-    let settings = "retry = { attempts = 20, base_ms = 1, max_ms = 5 }\nbreaker = { failures = 0 }\nprefill = true\nmax_continuations = 50";
-    let server = Server::new(&model(&[("a", &provider)], settings)).await;
-    let mut ids = Vec::new();
-    for _ in 0..STREAMS {
-        ids.push(server.start(&ask()).await);
-    }
-    for id in ids {
-        let events = server.replay(&id).await;
-        assert_eq!((text_of(&events), &done(&events)["status"]), (whole(), &json!("completed")));
-        assert_gapless(&events, &id);
-    }
-    assert!(provider.calls() >= STREAMS + STREAMS / 5);
-    server.finish().await;
-}

@@ -7,6 +7,7 @@ mod fallback;
 mod faults;
 mod health;
 mod http2;
+mod many;
 mod seams;
 mod tls;
 
