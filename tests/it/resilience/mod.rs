@@ -3,6 +3,7 @@
 mod budgets;
 mod cache;
 mod continuation;
+mod cuts;
 mod fallback;
 mod faults;
 mod health;
