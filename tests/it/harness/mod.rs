@@ -7,6 +7,7 @@ pub mod provider;
 pub mod socket;
 pub mod sse;
 pub mod tls;
+pub mod toxic;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 pub use provider::{FakeProvider, Gate, Script};
 pub use sse::{Event, Sse};
 pub use tls::TlsFront;
+pub use toxic::{Conditions, Toxic};
 
 /// The longest any wait may take before its test fails. Far beyond what is needed: nothing here measures time.
 pub const PATIENCE: Duration = Duration::from_secs(60);

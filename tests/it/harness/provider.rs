@@ -289,11 +289,13 @@ async fn serve(mut socket: TcpStream, answer: Arc<Answering>, seen: watch::Sende
         let mut buffer = [0; 256];
         while read.read(&mut buffer).await.is_ok_and(|n| n > 0) {}
     };
-    let play = async {
+    let play = async move {
         for step in script.0 {
             if let Step::Reset = step {
                 let socket: &TcpStream = write.as_ref();
                 socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO)).unwrap();
+                // Dropped, it would send a FIN first.
+                write.forget();
                 return;
             }
             play(step, &mut write).await;

@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use serde_json::json;
 
-use super::{ask, assert_gapless, before, done, model, notices};
+use super::{TIRELESS, ask, assert_gapless, before, done, model, notices};
 use crate::harness::sse::text_of;
 use crate::harness::{FakeProvider, Gate, Script, Server, eventually};
 use crate::seed::{Random, Seed};
@@ -61,9 +61,7 @@ async fn a_thousand_streams_with_every_fifth_connection_cut_all_come_through() {
         }
     })
     .await;
-    let settings = "retry = { attempts = 50, base_ms = 1, max_ms = 5 }\nbreaker = { failures = 0 }\n\
-                    prefill = true\nmax_continuations = 50";
-    let server = Server::new(&model(&[("a", &provider)], settings)).await;
+    let server = Server::new(&model(&[("a", &provider)], TIRELESS)).await;
     let body = ask();
     let viewers = join_all((0..STREAMS).map(async |_| {
         let id = server.start(&body).await;

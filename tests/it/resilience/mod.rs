@@ -11,6 +11,7 @@ mod http2;
 mod many;
 mod seams;
 mod tls;
+mod toxic;
 
 use serde_json::{Value, json};
 
@@ -27,6 +28,10 @@ pub fn model(targets: &[(&str, &FakeProvider)], settings: &str) -> String {
 
 /// No waits, no circuits: one failure is like the other.
 pub const PLAIN: &str = "retry = { attempts = 1, base_ms = 1, max_ms = 5 }\nbreaker = { failures = 0 }";
+
+/// Asked anew and gone on with however often it takes, by prefill.
+pub const TIRELESS: &str = "retry = { attempts = 50, base_ms = 1, max_ms = 5 }\nbreaker = { failures = 0 }\n\
+                            prefill = true\nmax_continuations = 50";
 
 pub fn ask() -> Value {
     json!({"model": "m", "input": "Hi"})
