@@ -287,11 +287,3 @@ pub fn hi() -> Value {
 pub fn chat() -> Value {
     serde_json::json!({"model": "fake-1", "messages": [{"role": "user", "content": "Hi"}], "stream": true})
 }
-
-/// A provider's section that names an address where nobody listens, with secrets in it.
-pub async fn nobody_config() -> String {
-    let address = provider::nobody().await;
-    format!(
-        "[providers.fake]\ndialect = \"openai-chat\"\nbase_url = \"http://us3r:pa55w0rd@{address}/v1\"\nkeys = [\"sk-s3cret\"]\n"
-    )
-}

@@ -388,7 +388,25 @@ pub fn closing() -> String {
     format!("{}{}data: [DONE]\n\n", chunk(&json!({}), &json!("stop")), usage())
 }
 
-/// An address where nobody listens.
-pub async fn nobody() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+/// An address where nobody listens, nor can as long as this is kept: a free port is soon somebody's.
+pub struct Nobody {
+    pub address: SocketAddr,
+    _bound: socket2::Socket,
+}
+
+pub fn nobody() -> Nobody {
+    let bound = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    bound.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let address = bound.local_addr().unwrap().as_socket().unwrap();
+    Nobody { address, _bound: bound }
+}
+
+impl Nobody {
+    /// A provider's section that is at that address, with secrets in it.
+    pub fn config(&self) -> String {
+        format!(
+            "[providers.fake]\ndialect = \"openai-chat\"\nbase_url = \"http://us3r:pa55w0rd@{}/v1\"\nkeys = [\"sk-s3cret\"]\n",
+            self.address
+        )
+    }
 }

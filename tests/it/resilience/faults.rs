@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use super::{before, done};
-use crate::harness::provider::{chunk, nobody};
+use crate::harness::provider::{Nobody, chunk, nobody};
 use crate::harness::sse::{BodyEnd, text_of};
 use crate::harness::{FakeProvider, Script, Server, TlsFront, chat};
 
@@ -111,9 +111,10 @@ fn connections() -> Vec<Fault> {
     ]
 }
 
-const FIRST: &str = "timeouts = { first_token_ms = 3000 }\n";
-const BETWEEN: &str = "timeouts = { between_tokens_ms = 3000 }\n";
-const TOTAL: &str = "timeouts = { total_ms = 3000 }\n";
+// Nearly what a pace is judged after, which the table waits for anyway.
+const FIRST: &str = "timeouts = { first_token_ms = 8000 }\n";
+const BETWEEN: &str = "timeouts = { between_tokens_ms = 8000 }\n";
+const TOTAL: &str = "timeouts = { total_ms = 8000 }\n";
 const FLOOR: &str = "min_tokens_per_s = 20.0\n";
 const MALFORMED: &str = "data: {oops}\n\n";
 const OVERLOADED: &str = "data: {\"error\":{\"message\":\"overloaded\"}}\n\n";
@@ -261,6 +262,7 @@ struct Cell {
     /// Dropped last, so that they answer for as long as they may be asked.
     _providers: Vec<FakeProvider>,
     _front: Option<TlsFront>,
+    _nobody: Option<Nobody>,
 }
 
 /// Says what is left to say, to whoever asks.
@@ -279,7 +281,8 @@ fn begun(policy: Policy) -> Script {
 
 impl Cell {
     async fn new(model: String, fault: &Fault, policy: Policy) -> Cell {
-        let mut cell = Cell { model, config: String::new(), _providers: Vec::new(), _front: None };
+        let mut cell =
+            Cell { model, config: String::new(), _providers: Vec::new(), _front: None, _nobody: None };
         let mut targets = Vec::new();
         let late = matches!(policy, Continue | Off | Call).then_some(fault.late).flatten();
         match (late, &fault.early) {
@@ -329,11 +332,11 @@ impl Cell {
             format!("[providers.{name}]\ndialect = \"openai-chat\"\nbase_url = \"http://{host}/v1\"\n")
         };
         let config = match early {
-            Early::Nobody => at(nobody().await.to_string()),
+            Early::Nobody => at(self._nobody.insert(nobody()).address.to_string()),
             // Longer than a name's part may be: no resolver needs the network to say so.
             Early::NoName => at(format!("{}.invalid", "x".repeat(64))),
             Early::Untrusted => {
-                let front = self._front.insert(TlsFront::new(nobody().await, "http/1.1").await);
+                let front = self._front.insert(TlsFront::new(([127, 0, 0, 1], 1).into(), "http/1.1").await);
                 front.distrusted(&name)
             }
             Early::Script(script) => {

@@ -63,17 +63,23 @@ async fn a_thousand_streams_with_every_fifth_connection_cut_all_come_through() {
     .await;
     let server = Server::new(&model(&[("a", &provider)], TIRELESS)).await;
     let body = ask();
-    let viewers = join_all((0..STREAMS).map(async |_| {
-        let id = server.start(&body).await;
-        let viewer = server.sse(&format!("/v1/streams/{id}/events")).await;
-        (id, viewer)
-    }))
-    .await;
+    let (mut ids, mut viewers) = (Vec::new(), Vec::new());
+    while ids.len() < STREAMS {
+        // All at once, they would be more than wait to be accepted.
+        let batch = join_all((0..100).map(async |_| {
+            let id = server.start(&body).await;
+            let viewer = server.sse(&format!("/v1/streams/{id}/events")).await;
+            (id, viewer)
+        }));
+        for (id, viewer) in batch.await {
+            ids.push(id);
+            viewers.push(viewer);
+        }
+    }
     let open = || server.metric("relaystream_upstream_connections_open") as usize;
     eventually("all of them to be asked", || open() == STREAMS).await;
     // Who is asked anew before the first word waits here too.
     (0..STREAMS * 3).for_each(|_| gate.open());
-    let (ids, viewers): (Vec<_>, Vec<_>) = viewers.into_iter().unzip();
     let seams = join_all(ids.iter().zip(viewers).map(async |(id, mut viewer)| {
         let events = viewer.rest().await;
         assert_eq!(
