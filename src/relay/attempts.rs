@@ -108,7 +108,9 @@ impl Job {
     ) -> Option<Duration> {
         // Before it speaks, a target that is thought to be down is asked once: it must not drown in retries.
         let once = search.insists && !self.committed;
-        let another = fault.elsewhere && search.at + 1 < targets && !once;
+        // Once one has begun to answer, a refusal is not of the client's request any more but of how the rest was asked for.
+        let elsewhere = fault.elsewhere || (self.committed && fault.refusal.is_some());
+        let another = elsewhere && search.at + 1 < targets && !once;
         let patience = if rotated { Some(Duration::ZERO) } else { self.backoff(search.tried, fault) };
         let again = rotated || (fault.retryable && search.tried < self.route.policy.retry.attempts && !once);
         let mut same = patience.filter(|_| again);
@@ -117,7 +119,7 @@ impl Job {
                 return None;
             }
             // Some models refuse to be given the beginning of their answer: then they are told to go on.
-            let refused = fault.refusal.as_ref().is_some_and(|refusal| refusal.status == 400);
+            let refused = fault.refusal.as_ref().is_some_and(|refusal| matches!(refusal.status, 400 | 422));
             if refused && self.prefilled {
                 self.in_words = true;
                 same = Some(Duration::ZERO);

@@ -24,12 +24,13 @@ fn boom(status: u16) -> Script {
 async fn targets_are_asked_in_order_until_one_answers() {
     let refuses = FakeProvider::new([boom(500)]).await;
     let answers = FakeProvider::new([Script::answer(&["Hel", "lo"])]).await;
+    let nobody = nobody();
     let config = format!(
         "[models.m]\ntargets = [{}]\n{PLAIN}\n{}{}[providers.gone]\ndialect = \"openai-chat\"\nbase_url = \"http://{}/v1\"\n",
         ["a", "gone", "c"].map(|name| format!("{{ provider = \"{name}\", model = \"x\" }}")).join(", "),
         refuses.named("a"),
         answers.named("c"),
-        nobody().await,
+        nobody.address,
     );
     let server = Server::new(&config).await;
     let events = replay(&server, &ask()).await;

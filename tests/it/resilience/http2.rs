@@ -12,7 +12,7 @@ use crate::harness::provider::{closing, frame};
 use crate::harness::{Server, eventually};
 
 /// Answers every request with a token, and with the rest once it is let.
-async fn provider(gate: Arc<Semaphore>, connections: Arc<AtomicUsize>) -> std::net::SocketAddr {
+pub async fn provider(gate: Arc<Semaphore>, connections: Arc<AtomicUsize>) -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
