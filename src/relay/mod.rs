@@ -14,6 +14,7 @@ mod plan;
 mod progress;
 mod pump;
 pub mod rendition;
+pub mod retelling;
 pub mod route;
 pub mod running;
 pub mod seam;
@@ -42,6 +43,7 @@ use crate::provider::{Ask, Provider};
 use crate::store::{self, Meta, Store};
 use crate::surface::Format;
 pub use plan::{Hold, Plan};
+use retelling::Retelling;
 use route::{Route, Routes, Target, Timeouts};
 use running::{Running, Stop};
 use tail::Tail;
@@ -86,8 +88,10 @@ pub struct Spec {
     pub facts: Facts,
     /// The answer's id in its client's own terms, see `event::Start`.
     pub message: Option<String>,
-    /// Who pays.
-    pub account: Account,
+    /// Who pays; nobody for what is told again.
+    pub account: Option<Account>,
+    /// A kept answer to be told in place of a provider's.
+    pub retelling: Option<Retelling>,
     /// What the answer repeats of its request, see `event::Start`.
     pub response: Option<Map<String, Value>>,
     /// The beginning of the key under which the provider's own id of a response is noted.
@@ -138,7 +142,9 @@ impl Relay {
         let id = LogId(ulid::Ulid::generate().0);
         let facts = Bytes::from(serde_json::to_vec(&spec.facts).expect("facts have string keys"));
         let owner = format!("{}/{}", spec.facts.tenant, spec.facts.user);
-        self.store.create(id, Meta { owner, data: facts, trim_bytes: None }, spec.plan.to_bytes()).await?;
+        // What is told again ends with its process: no provider can go on with it.
+        let plan = if spec.retelling.is_some() { Bytes::new() } else { spec.plan.to_bytes() };
+        self.store.create(id, Meta { owner, data: facts, trim_bytes: None }, plan).await?;
         let at_ms = now_ms();
         let start = Event::Start(Start {
             stream: id.to_string(),

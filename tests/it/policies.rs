@@ -284,10 +284,11 @@ async fn what_will_not_get_better_is_not_asked_again() {
 
 #[tokio::test]
 async fn an_unreachable_provider_is_tried_again_too() {
-    let address = nobody().await;
+    let nobody = nobody();
     let config = format!(
-        "{}[providers.fake]\ndialect = \"openai-chat\"\nbase_url = \"http://{address}/v1\"\n",
-        alias("retry = { attempts = 3, base_ms = 1, max_ms = 5 }")
+        "{}[providers.fake]\ndialect = \"openai-chat\"\nbase_url = \"http://{}/v1\"\n",
+        alias("retry = { attempts = 3, base_ms = 1, max_ms = 5 }"),
+        nobody.address
     );
     let server = Server::new(&config).await;
     let id = server.start(&ask()).await;

@@ -7,6 +7,8 @@ pub mod provider;
 pub mod shared;
 pub mod socket;
 pub mod sse;
+pub mod tls;
+pub mod toxic;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -26,6 +28,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use provider::{FakeProvider, Gate, Script};
 pub use sse::{Event, Sse};
+pub use tls::TlsFront;
+pub use toxic::{Conditions, Toxic};
 
 /// The longest any wait may take before its test fails. Far beyond what is needed: nothing here measures time.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -302,12 +306,4 @@ pub fn hi() -> Value {
 /// The smallest chat completions request for a stream.
 pub fn chat() -> Value {
     serde_json::json!({"model": "fake-1", "messages": [{"role": "user", "content": "Hi"}], "stream": true})
-}
-
-/// A provider's section that names an address where nobody listens, with secrets in it.
-pub async fn nobody_config() -> String {
-    let address = provider::nobody().await;
-    format!(
-        "[providers.fake]\ndialect = \"openai-chat\"\nbase_url = \"http://us3r:pa55w0rd@{address}/v1\"\nkeys = [\"sk-s3cret\"]\n"
-    )
 }
