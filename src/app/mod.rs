@@ -4,15 +4,18 @@
 
 pub mod start;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
+use serde_json::{Map, Value};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::{Access, Principal, Role};
-use crate::config::{Config, Environment, Parts};
+use crate::config::{Config, Environment, ModelConfig, Parts};
 use crate::hub::{self, Hub};
 use crate::limits::ledger::Ledger;
 use crate::limits::{self, Permits};
@@ -56,7 +59,16 @@ pub struct Settings {
     pub access: Access,
     pub routes: Routes,
     pub prompts: Library,
+    /// What stands in front of every request to a model, by its alias.
+    pub openings: BTreeMap<String, Opening>,
     pub ai_sdk: AiSdk,
+}
+
+/// A prompt without variables, as the beginning of a chat.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Opening {
+    pub instructions: String,
+    pub options: Map<String, Value>,
 }
 
 /// What the AI SDK's routes do where their clients say nothing.
@@ -210,7 +222,7 @@ pub fn settings(config: &Config, open: bool, environment: &Environment) -> anyho
     let (prompts, ai_sdk) = (prompts(&config.prompts.path)?, &config.ai_sdk);
     let named = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
     if let Some(name) = named(&ai_sdk.prompt).filter(|name| prompts.get(name).is_none()) {
-        anyhow::bail!("ai_sdk.prompt: there is no prompt \"{name}\"");
+        bail!("ai_sdk.prompt: there is no prompt \"{name}\"");
     }
     let parts = match ai_sdk.parts {
         Parts::V5 => ai_sdk::Parts::V5,
@@ -219,14 +231,26 @@ pub fn settings(config: &Config, open: bool, environment: &Environment) -> anyho
     Ok(Settings {
         access: config.access(open, environment)?,
         routes: config.routes(environment)?,
+        openings: openings(config, &prompts)?,
         ai_sdk: AiSdk { model: named(&ai_sdk.model), prompt: named(&ai_sdk.prompt), parts },
         prompts,
     })
 }
 
+/// The prompts of models, which nobody gives variables to.
+fn openings(config: &Config, prompts: &Library) -> anyhow::Result<BTreeMap<String, Opening>> {
+    let prompted = config.models.iter().filter(|(_, model)| !model.prompt.is_empty());
+    let opening = |(alias, model): (&String, &ModelConfig)| {
+        let rendered = prompts.render(&model.prompt, &Map::new(), &[]);
+        let rendered = rendered.with_context(|| format!("models.{alias}.prompt"))?;
+        let instructions = rendered.instructions().join("\n\n");
+        Ok((alias.clone(), Opening { instructions, options: rendered.config }))
+    };
+    prompted.map(opening).collect()
+}
+
 /// The shipped prompts, with those of a directory laid over them.
 fn prompts(path: &std::path::Path) -> anyhow::Result<Library> {
-    use anyhow::Context;
     let mut files = Vec::new();
     if !path.as_os_str().is_empty() {
         let entries = std::fs::read_dir(path)

@@ -10,14 +10,19 @@ use crate::auth::{Principal, Role, digest_of};
 use crate::chat::{Invalid, Request};
 use crate::hub::Session;
 use crate::log::LogId;
-use crate::relay::route::{Target, UnknownModel};
+use crate::relay::retelling::Retelling;
+use crate::relay::route::{Route, Target, UnknownModel};
 use crate::relay::running::{OnDisconnect, Running};
+use crate::relay::tail::End;
 use crate::relay::{Facts, Spec, since_start};
 use crate::store::{self, Claim};
+use crate::surface::opening;
 
 /// What a client asked for, checked for its form.
 pub struct Wish {
     pub request: Request,
+    /// It names a prompt of its own: that of its model does not apply.
+    pub prompted: bool,
     pub session: Option<String>,
     pub on_disconnect: OnDisconnect,
     pub metadata: serde_json::Map<String, serde_json::Value>,
@@ -102,8 +107,8 @@ impl App {
             .unwrap_or_else(|_| Err(StartError::Store(store::Error::Unavailable("a start failed".into()))))
     }
 
-    async fn begin(&self, principal: &Principal, wish: Wish) -> Result<Started, StartError> {
-        let print = wish.print();
+    async fn begin(&self, principal: &Principal, mut wish: Wish) -> Result<Started, StartError> {
+        let mut print = wish.print();
         let mut key =
             wish.idempotency_key.as_deref().map(|key| format!("idempotency/{}/{key}", principal.key()));
         if let Some(key) = &key
@@ -112,27 +117,71 @@ impl App {
             return Ok(started);
         }
         self.admits(principal)?;
+        let settings = self.settings.load_full();
         let dialect = wish.request.original.as_ref().map(|original| original.dialect);
-        let mut route = self.settings.load().routes.resolve(&wish.request.model, dialect)?;
+        let mut route = settings.routes.resolve(&wish.request.model, dialect)?;
         route.draw(random);
-        let cache = wish.shares(route.policy.cache);
-        if cache {
-            let shared = format!("cache/{}/{print}", principal.key());
-            if let Some(started) = self.earlier(&shared, &print).await? {
-                return Ok(Started { cache, ..started });
-            }
-            key = Some(shared);
+        if let Some(opening) = settings.openings.get(&wish.request.model).filter(|_| !wish.prompted) {
+            opening::prepend(&mut wish.request, &opening.instructions, &opening.options);
         }
-        let asked = |target: &Target| target.endpoint.dialect.ask(&wish.request, &target.model);
-        let ask = route.targets.first().map(asked).transpose()?;
-        let session = self.session(principal, wish.session.as_deref()).await?;
+        let cache = wish.shares(route.policy.cache);
+        let mut retelling = None;
+        if cache {
+            // Of what is asked of providers: another prompt asks for something else.
+            print = wish.print();
+            let shared = format!("cache/{}/{print}", principal.key());
+            match self.earlier(&shared, &print).await? {
+                None => key = Some(shared),
+                Some(hit) => {
+                    let pace = route.policy.cache_tokens_per_s;
+                    retelling = self.retelling(hit.id, pace).await?.filter(|_| wish.request.stream);
+                    if retelling.is_none() {
+                        return Ok(Started { cache, ..hit });
+                    }
+                }
+            }
+        }
+        let hit = retelling.is_some();
+        let session = wish.session.clone();
+        let spec = self.spec(principal, wish, route, retelling)?;
+        let session = self.session(principal, session.as_deref()).await?;
         let permit = self.running_permits.take(&principal.allowance);
         let permit =
             permit.ok_or(StartError::TooManyStreams { limit: self.limits.running_streams_per_user })?;
-        let account = self.ledger.account(&principal.allowance);
-        let wait = account.wait(since_start());
-        if !wait.is_zero() {
-            return Err(StartError::BudgetExceeded { wait });
+        let created = self.relay.create(spec).await?;
+        let (id, running) = (created.id, created.running.clone());
+        let claim = key.as_deref().map(|key| (key, cache));
+        match self.register(claim, &print, session.as_ref(), &running).await {
+            Ok(None) => {
+                self.relay.launch(created, permit);
+                Ok(Started { id, replayed: hit, cache, running: Some(running) })
+            }
+            other => {
+                self.relay.discard(created).await?;
+                let started = other?.unwrap_or(Started { id, replayed: true, cache, running: None });
+                Ok(Started { cache, ..started })
+            }
+        }
+    }
+
+    /// What the relay needs to know. What the first target cannot be asked is refused here, and so is who cannot pay.
+    fn spec(
+        &self,
+        principal: &Principal,
+        wish: Wish,
+        route: Route,
+        retelling: Option<Retelling>,
+    ) -> Result<Spec, StartError> {
+        let (mut ask, mut account) = (None, None);
+        if retelling.is_none() {
+            let asked = |target: &Target| target.endpoint.dialect.ask(&wish.request, &target.model);
+            ask = route.targets.first().map(asked).transpose()?;
+            let pays = self.ledger.account(&principal.allowance);
+            let wait = pays.wait(since_start());
+            if !wait.is_zero() {
+                return Err(StartError::BudgetExceeded { wait });
+            }
+            account = Some(pays);
         }
         let facts = Facts {
             tenant: principal.tenant.clone(),
@@ -143,7 +192,7 @@ impl App {
             conversation: wish.conversation,
             goes_on: wish.goes_on,
         };
-        let spec = Spec {
+        Ok(Spec {
             request: wish.request,
             ask,
             route,
@@ -151,23 +200,20 @@ impl App {
             facts,
             message: wish.message,
             account,
+            retelling,
             response: wish.response,
             known_as: wish.known_as,
-        };
-        let created = self.relay.create(spec).await?;
-        let (id, running) = (created.id, created.running.clone());
-        let claim = key.as_deref().map(|key| (key, cache));
-        match self.register(claim, &print, session.as_ref(), &running).await {
-            Ok(None) => {
-                self.relay.launch(created, permit);
-                Ok(Started { id, replayed: false, cache, running: Some(running) })
-            }
-            other => {
-                self.relay.discard(created).await?;
-                let started = other?.unwrap_or(Started { id, replayed: true, cache, running: None });
-                Ok(Started { cache, ..started })
-            }
+        })
+    }
+
+    /// A kept answer that is to be told at a pace; None: it can be read as it is, at once or while it runs.
+    async fn retelling(&self, kept: LogId, tokens_per_s: f64) -> Result<Option<Retelling>, StartError> {
+        if tokens_per_s <= 0.0 || self.relay.running(kept).is_some() {
+            return Ok(None);
         }
+        let tail = self.relay.tail(kept).await?;
+        let ended = matches!(tail.end(), Some(End::Ended(_)));
+        Ok(ended.then(|| Retelling { records: tail.with_records(<[_]>::to_vec), tokens_per_s }))
     }
 
     /// Whether anything may be started now, by this principal.

@@ -82,6 +82,22 @@ pub struct ProviderConfig {
     /// A file of certificates to trust beside those of the machine; empty: none.
     #[serde(default)]
     pub ca: PathBuf,
+    #[serde(default)]
+    pub pool: PoolConfig,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PoolConfig {
+    pub max_connections: usize,
+    pub max_idle: usize,
+    pub idle_timeout_ms: u64,
+}
+
+impl Default for PoolConfig {
+    fn default() -> PoolConfig {
+        PoolConfig { max_connections: 0, max_idle: 32, idle_timeout_ms: 90_000 }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -100,6 +116,11 @@ pub struct ModelConfig {
     pub min_tokens_per_s: f64,
     /// Identical requests of one user share one answer.
     pub cache: bool,
+    /// How fast a kept answer is told again; 0: at once.
+    pub cache_tokens_per_s: f64,
+    /// A server-side prompt that begins every request; empty: none. Not among the defaults.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub prompt: String,
     /// Whether the model takes the beginning of its own answer; not set: where its dialect is known to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prefill: Option<bool>,
@@ -116,6 +137,8 @@ impl Default for ModelConfig {
             max_continuations: 3,
             min_tokens_per_s: 0.0,
             cache: false,
+            cache_tokens_per_s: 0.0,
+            prompt: String::new(),
             prefill: None,
         }
     }

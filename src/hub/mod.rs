@@ -92,7 +92,7 @@ impl Hub {
         let log = LogId(ulid::Ulid::generate().0);
         let meta =
             Meta { owner: principal.key(), data: Bytes::new(), trim_bytes: Some(self.options.history_bytes) };
-        self.relay.store.create(log, meta).await?;
+        self.relay.store.create(log, meta, Bytes::new()).await?;
         let session = Arc::new(Session {
             tenant: principal.tenant.clone(),
             name: name.to_owned(),

@@ -13,6 +13,7 @@ pub mod health;
 mod progress;
 mod pump;
 pub mod rendition;
+pub mod retelling;
 pub mod route;
 pub mod running;
 pub mod seam;
@@ -39,6 +40,7 @@ use crate::metrics::{Metrics, Of, Sampler};
 use crate::provider::{Ask, Provider};
 use crate::store::{self, Meta, Store};
 use crate::surface::Format;
+use retelling::Retelling;
 use route::{Route, Routes, Target, Timeouts};
 use running::{OnDisconnect, Running, Stop};
 use tail::Tail;
@@ -81,8 +83,10 @@ pub struct Spec {
     pub facts: Facts,
     /// The answer's id in its client's own terms, see `event::Start`.
     pub message: Option<String>,
-    /// Who pays.
-    pub account: Account,
+    /// Who pays; nobody for what is told again.
+    pub account: Option<Account>,
+    /// A kept answer to be told in place of a provider's.
+    pub retelling: Option<Retelling>,
     /// What the answer repeats of its request, see `event::Start`.
     pub response: Option<Map<String, Value>>,
     /// The beginning of the key under which the provider's own id of a response is noted.
@@ -133,7 +137,7 @@ impl Relay {
         let id = LogId(ulid::Ulid::generate().0);
         let facts = Bytes::from(serde_json::to_vec(&spec.facts).expect("facts have string keys"));
         let owner = format!("{}/{}", spec.facts.tenant, spec.facts.user);
-        self.store.create(id, Meta { owner, data: facts, trim_bytes: None }).await?;
+        self.store.create(id, Meta { owner, data: facts, trim_bytes: None }, Bytes::new()).await?;
         let at_ms = now_ms();
         let start = Event::Start(Start {
             stream: id.to_string(),

@@ -9,13 +9,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
-use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::sync::{Notify, broadcast};
 
-use super::{Answer, Claim, Error, Meta, Store};
+use super::coordination::Coordination;
+use super::{Answer, Claim, Error, Meta, Orphan, Store};
 use crate::log::{Bad, Batch, Log, LogId, Page, Position};
 
 #[derive(Debug, Clone)]
@@ -58,7 +59,7 @@ pub struct Memory {
     options: Options,
     running: Mutex<HashMap<LogId, Arc<Entry>>>,
     sealed: Cache<LogId, Arc<Entry>>,
-    claims: Mutex<HashMap<String, (String, Instant)>>,
+    coordination: Coordination,
     ledger: Arc<Ledger>,
     /// Counts reads, to tell which log was read longest ago.
     reads: AtomicU64,
@@ -86,7 +87,7 @@ impl Memory {
         Memory {
             running: Mutex::default(),
             sealed: sealed.build(),
-            claims: Mutex::default(),
+            coordination: Coordination::default(),
             ledger,
             reads: AtomicU64::new(0),
             options,
@@ -176,7 +177,8 @@ impl Memory {
 }
 
 impl Store for Memory {
-    fn create(&self, log: LogId, meta: Meta) -> Answer<'_, ()> {
+    /// Nobody ever goes on with a log of this engine: it is gone with its writer.
+    fn create(&self, log: LogId, meta: Meta, _plan: Bytes) -> Answer<'_, ()> {
         ready((|| {
             let account = self.ledger.account(&meta.owner);
             let (kept, changed, read_at) = (Mutex::default(), Notify::new(), AtomicU64::new(0));
@@ -247,30 +249,48 @@ impl Store for Memory {
     }
 
     fn claim(&self, key: &str, value: &str, ttl: Duration) -> Answer<'_, Claim> {
-        let now = Instant::now();
-        let mut claims = lock(&self.claims);
-        let claim = match claims.get(key) {
-            Some((held, until)) if *until > now && held != value => Claim::Held(held.clone()),
-            _ => {
-                claims.insert(key.to_owned(), (value.to_owned(), now + ttl));
-                Claim::Won
-            }
-        };
-        ready(Ok(claim))
+        ready(Ok(self.coordination.claim(key, value, ttl)))
     }
 
     fn claimed(&self, key: &str) -> Answer<'_, Option<String>> {
-        let now = Instant::now();
-        let held =
-            lock(&self.claims).get(key).filter(|(_, until)| *until > now).map(|(value, _)| value.clone());
-        ready(Ok(held))
+        ready(Ok(self.coordination.claimed(key)))
     }
 
     fn release(&self, key: &str, value: &str) -> Answer<'_, ()> {
-        let mut claims = lock(&self.claims);
-        if claims.get(key).is_some_and(|(held, _)| held == value) {
-            claims.remove(key);
-        }
+        self.coordination.release(key, value);
+        ready(Ok(()))
+    }
+
+    fn list(&self, prefix: &str) -> Answer<'_, Vec<(String, String)>> {
+        ready(Ok(self.coordination.list(prefix)))
+    }
+
+    fn advance(&self, key: &str, by_us: i64) -> Answer<'_, Duration> {
+        ready(Ok(self.coordination.advance(key, by_us)))
+    }
+
+    fn publish(&self, topic: &str, message: Bytes) -> Answer<'_, ()> {
+        self.coordination.publish(topic, message);
+        ready(Ok(()))
+    }
+
+    fn subscribe(&self, topic: &str) -> Answer<'_, broadcast::Receiver<Bytes>> {
+        ready(Ok(self.coordination.subscribe(topic)))
+    }
+
+    fn orphans(&self) -> Answer<'_, Vec<Orphan>> {
+        ready(Ok(Vec::new()))
+    }
+
+    fn disown(&self, _log: LogId) -> Answer<'_, ()> {
+        ready(Ok(()))
+    }
+
+    fn health(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn close(&self) -> Answer<'_, ()> {
         ready(Ok(()))
     }
 
@@ -281,8 +301,7 @@ impl Store for Memory {
     fn sweep(&self) {
         // moka has no thread of its own: without this, expired logs stay and the ledger does not hear of them.
         self.sealed.run_pending_tasks();
-        let now = Instant::now();
-        lock(&self.claims).retain(|_, (_, until)| *until > now);
+        self.coordination.sweep();
         self.ledger.sweep();
     }
 }

@@ -1,26 +1,39 @@
 //! Where logs are kept: the one trait of ours, and its contract.
 //!
-//! A store knows records, not events: payloads are opaque to it. Every engine passes the same contract suite
+//! A store knows records, not events: payloads are opaque to it. Beside logs it keeps what nodes need to agree on: who
+//! holds a key, and what is said between them. Every engine passes the same contract suite
 //! (`tests/it/store_contract.rs`). What is said here holds for all of them.
 
+mod coordination;
 pub mod memory;
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use tokio::sync::broadcast;
 
 use crate::log::{Bad, Batch, LogId, Page, Position, Refused};
 
 /// What is fixed about a log when it is created.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Meta {
     /// Whose bytes these are, for limits by user.
     pub owner: String,
     /// Opaque to the store.
     pub data: Bytes,
-    /// Sealed logs are dropped a while after their end; rooms' logs, which are trimmed instead, never end.
+    /// Sealed logs are dropped a while after their end; rooms' logs, which are trimmed instead, never end and have no
+    /// writer of their own.
     pub trim_bytes: Option<usize>,
+}
+
+/// A running log whose writer is gone.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Orphan {
+    pub log: LogId,
+    pub head: Position,
+    /// What its writer left for whoever goes on.
+    pub plan: Bytes,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -55,8 +68,11 @@ type Answer<'a, T> = BoxFuture<'a, Result<T, Error>>;
 /// - A running log is never dropped. A sealed one is kept for its window, and may go earlier only when the total
 ///   of bytes demands it, the least recently read first.
 /// - The last append of a log (`seal`) is accepted even when the store is full.
+/// - A running log without `trim_bytes` has one writer: the node that created it, or took it over as an orphan. What
+///   keeps a writer that was taken for dead from going on is the epoch: whoever takes over appends under the next one.
 pub trait Store: Send + Sync + 'static {
-    fn create(&self, log: LogId, meta: Meta) -> Answer<'_, ()>;
+    /// `plan`: what somebody else needs to go on with the log, see [`Orphan`]; forgotten at the seal.
+    fn create(&self, log: LogId, meta: Meta, plan: Bytes) -> Answer<'_, ()>;
 
     /// Returns the new head.
     fn append(&self, log: LogId, batch: Batch) -> Answer<'_, Position>;
@@ -85,6 +101,33 @@ pub trait Store: Send + Sync + 'static {
 
     /// Gives `key` up, if it still holds `value`.
     fn release(&self, key: &str, value: &str) -> Answer<'_, ()>;
+
+    /// Every key that begins with `prefix`, with who holds it, in order of the keys.
+    fn list(&self, prefix: &str) -> Answer<'_, Vec<(String, String)>>;
+
+    /// A clock that runs ahead, the heart of a rate limit that holds for all nodes: moves the time under `key` on by
+    /// `by_us` microseconds, from now if it lies in the past, and returns how far ahead of now it is then. A negative
+    /// `by_us` gives back. The key is forgotten once its time has come.
+    fn advance(&self, key: &str, by_us: i64) -> Answer<'_, Duration>;
+
+    /// Tells whoever subscribes to `topic`, on any node. Never stored: who is not there does not hear of it.
+    fn publish(&self, topic: &str, message: Bytes) -> Answer<'_, ()>;
+
+    /// Hears what is published from when this returns until the receiver is dropped.
+    fn subscribe(&self, topic: &str) -> Answer<'_, broadcast::Receiver<Bytes>>;
+
+    /// Running logs whose writer is gone. Each is the caller's from now on and is not told of again while it lives. To
+    /// be called at the start and then every second or so.
+    fn orphans(&self) -> Answer<'_, Vec<Orphan>>;
+
+    /// Leaves the log to whoever asks for orphans next.
+    fn disown(&self, log: LogId) -> Answer<'_, ()>;
+
+    /// Whether appends go through, as far as is known now. `Full` and `Unavailable` are told to `/readyz`.
+    fn health(&self) -> Result<(), Error>;
+
+    /// Writes out what is still to be written. The last call.
+    fn close(&self) -> Answer<'_, ()>;
 
     /// Bytes kept, bookkeeping included.
     fn held(&self) -> u64;

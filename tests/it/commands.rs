@@ -63,6 +63,31 @@ async fn prompts_and_settings_are_reloaded_and_mistakes_keep_the_last_good_ones(
     assert_eq!(binary.exit().await.code(), Some(0));
 }
 
+/// Nobody could give it any: a model's prompt that begins to need variables is a mistake like any other.
+#[tokio::test]
+async fn a_models_prompt_is_checked_when_it_changes() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+    let plain = |description: &str| format!("---\ndescription: {description}\n---\nBe kind.\n");
+    write("own.prompt", &plain("first"));
+    write(
+        "c.toml",
+        "[prompts]\npath = \".\"\n[models.mine]\ntargets = [{ provider = \"demo\", model = \"demo\" }]\nprompt = \"own\"\n",
+    );
+    let binary = Binary::serving(&directory, &["--config", "c.toml"], &[]).await;
+    write("own.prompt", &PROMPT.replace("first", "second"));
+    binary.signal("HUP");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(description(&binary, "own").await, "first");
+    let check = command(&directory).args(["check", "--config", "c.toml"]).output().unwrap();
+    let said = String::from_utf8(check.stderr).unwrap();
+    assert!(check.status.code() == Some(2) && said.contains("models.mine.prompt: variable `a`"), "{said}");
+    write("own.prompt", &plain("third"));
+    until(&binary, "own", "third").await;
+    binary.signal("TERM");
+    assert_eq!(binary.exit().await.code(), Some(0));
+}
+
 #[tokio::test]
 async fn check_says_what_would_be_served_or_what_is_wrong() {
     let directory = tempfile::tempdir().unwrap();

@@ -129,10 +129,12 @@ fn the_example_uncommented_names_every_key_there_is() {
         "models.fast.targets[].provider",
         "models.fast.targets[].model",
         "models.fast.targets[].weight",
+        "models.fast.prompt",
         "defaults.prefill",
         "providers.openai.dialect",
         "providers.openai.base_url",
         "providers.openai.keys",
+        "providers.openai.pool.max_connections",
     ] {
         assert!(named.contains_key(path), "{path} is not in config.example.toml");
     }

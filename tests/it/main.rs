@@ -39,6 +39,7 @@ mod responses;
 mod resume;
 mod shutdown;
 mod store_contract;
+mod store_coordination;
 mod store_memory;
 mod surfaces;
 mod waits;

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use relaystream::log::{Bad, Batch, Draft, Framing, LogId, Page, Position, Raw, Refused};
-use relaystream::store::{Claim, Error, Meta, Store};
+use relaystream::store::{Error, Meta, Store};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
+
+use crate::store_coordination::coordination;
 
 pub(crate) const START: Position = Position::START;
 /// Long enough for any engine on a loaded machine; a wait that should end takes microseconds.
@@ -39,13 +41,13 @@ fn texts(page: &Page) -> Vec<String> {
     page.records.iter().map(text).collect()
 }
 
-async fn soon<T>(what: &str, wait: impl Future<Output = T>) -> T {
+pub(crate) async fn soon<T>(what: &str, wait: impl Future<Output = T>) -> T {
     timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{what}: nothing came"))
 }
 
 pub(crate) async fn created(store: &dyn Store, id: u128) -> LogId {
     let log = LogId(id);
-    store.create(log, meta("a/b")).await.expect("a new log");
+    store.create(log, meta("a/b"), Bytes::new()).await.expect("a new log");
     log
 }
 
@@ -63,9 +65,9 @@ pub(crate) async fn contract(make: impl Fn() -> Arc<dyn Store>) {
     racing_writers_make_one_line(make()).await;
     remove_forgets_and_wakes(make()).await;
     a_room_is_trimmed(&*make()).await;
-    claims_are_held_for_their_time(make()).await;
     held_counts_and_returns(&*make()).await;
     removal_beats_a_racing_append(make()).await;
+    coordination(make).await;
 }
 
 async fn creates_once(store: &dyn Store) {
@@ -76,13 +78,17 @@ async fn creates_once(store: &dyn Store) {
     assert_eq!(store.changed(log, START).await, Err(Error::NotFound));
     assert_eq!(store.meta(log).await, Err(Error::NotFound));
     assert_eq!(store.remove(log).await, Ok(()), "forgetting what is not there is fine");
-    store.create(log, meta("a/b")).await.expect("a new log");
-    assert_eq!(store.create(log, meta("c/d")).await, Err(Error::Exists));
+    store.create(log, meta("a/b"), Bytes::new()).await.expect("a new log");
+    assert_eq!(store.create(log, meta("c/d"), Bytes::new()).await, Err(Error::Exists));
     assert_eq!(store.meta(log).await, Ok(meta("a/b")));
     let page = store.read(log, START, 100).await.expect("there");
     assert!(page.records.is_empty() && page.head == START && !page.closed);
     store.append(log, sealing(START, &["end"])).await.expect("accepted");
-    assert_eq!(store.create(log, meta("a/b")).await, Err(Error::Exists), "a sealed log is still there");
+    assert_eq!(
+        store.create(log, meta("a/b"), Bytes::new()).await,
+        Err(Error::Exists),
+        "a sealed log is still there"
+    );
     assert_eq!(store.meta(log).await, Ok(meta("a/b")));
 }
 
@@ -313,7 +319,7 @@ async fn a_room_is_trimmed(store: &dyn Store) {
     let log = LogId(1);
     let one = draft("0000").weight();
     let meta = Meta { trim_bytes: Some(10 * one), ..meta("a/b") };
-    store.create(log, meta).await.expect("a new log");
+    store.create(log, meta, Bytes::new()).await.expect("a new log");
     let empty = store.held();
     let mut head = START;
     for n in 0..100 {
@@ -330,39 +336,6 @@ async fn a_room_is_trimmed(store: &dyn Store) {
         assert_eq!(store.check(log, Position::new(0, seq)).await, Ok(Ok(())), "{seq}");
     }
     assert_eq!(store.check(log, Position::new(0, 89)).await, Ok(Err(Bad::Trimmed)));
-}
-
-async fn claims_are_held_for_their_time(store: Arc<dyn Store>) {
-    let long = Duration::from_secs(60);
-    assert_eq!(store.claimed("k").await, Ok(None));
-    assert_eq!(store.claim("k", "one", long).await, Ok(Claim::Won));
-    assert_eq!(store.claim("k", "two", long).await, Ok(Claim::Held("one".into())));
-    assert_eq!(store.claim("other", "two", long).await, Ok(Claim::Won), "keys do not touch");
-    assert_eq!(store.claimed("k").await, Ok(Some("one".into())));
-    store.release("k", "two").await.expect("somebody else's value gives nothing up");
-    assert_eq!(store.claimed("k").await, Ok(Some("one".into())));
-    store.release("k", "one").await.expect("released");
-    store.release("k", "one").await.expect("again");
-    assert_eq!(store.claimed("k").await, Ok(None));
-    assert_eq!(store.claim("k", "", Duration::from_millis(60)).await, Ok(Claim::Won));
-    assert_eq!(store.claim("k", "late", long).await, Ok(Claim::Held(String::new())));
-    sleep(Duration::from_millis(90)).await;
-    assert_eq!(store.claimed("k").await, Ok(None), "its time is over");
-    store.sweep();
-    assert_eq!(store.claim("k", "next", long).await, Ok(Claim::Won));
-    let mut racers = JoinSet::new();
-    for n in 0..16 {
-        let store = store.clone();
-        racers.spawn(async move { store.claim("race", &n.to_string(), long).await });
-    }
-    let mut outcomes = Vec::new();
-    while let Some(outcome) = racers.join_next().await {
-        outcomes.push(outcome.expect("no panic").expect("reachable"));
-    }
-    assert_eq!(outcomes.iter().filter(|outcome| **outcome == Claim::Won).count(), 1);
-    let winner = store.claimed("race").await.expect("reachable").expect("held");
-    let held = |outcome: &&Claim| **outcome == Claim::Held(winner.clone());
-    assert_eq!(outcomes.iter().filter(held).count(), 15);
 }
 
 async fn held_counts_and_returns(store: &dyn Store) {
@@ -431,7 +404,7 @@ pub(crate) async fn bounded(make: impl Fn(u64, u64) -> Arc<dyn Store>) {
 
 async fn full_refuses_but_for_endings(store: &dyn Store, owner: &str) {
     let log = LogId(1);
-    store.create(log, meta(owner)).await.expect("a new log");
+    store.create(log, meta(owner), Bytes::new()).await.expect("a new log");
     let text = "x".repeat(500);
     let mut head = START;
     let refused = loop {
@@ -452,11 +425,11 @@ async fn full_refuses_but_for_endings(store: &dyn Store, owner: &str) {
 async fn finished_logs_make_room(store: &dyn Store) {
     let text = "x".repeat(1_000);
     let running = LogId(100);
-    store.create(running, meta("r/r")).await.expect("a new log");
+    store.create(running, meta("r/r"), Bytes::new()).await.expect("a new log");
     let mut head = store.append(running, batch(START, &[&text])).await.expect("accepted");
     for n in 1..=8 {
         let log = LogId(n);
-        store.create(log, meta("a/b")).await.expect("a new log");
+        store.create(log, meta("a/b"), Bytes::new()).await.expect("a new log");
         store.append(log, sealing(START, &[&text])).await.expect("accepted");
     }
     store.read(LogId(1), START, 1).await.expect("there");

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use relaystream::log::{LogId, Position};
 use relaystream::store::memory::{Memory, Options};
 use relaystream::store::{Error, Meta, Store};
@@ -33,7 +34,10 @@ async fn memory_is_bounded() {
 async fn memory_lets_finished_logs_go_by_age_and_never_running_ones() {
     let store = memory(Duration::from_millis(150), 1 << 20, 0);
     let (running, room) = (created(&*store, 1).await, LogId(3));
-    store.create(room, Meta { trim_bytes: Some(1 << 16), ..meta("a/b") }).await.expect("a new log");
+    store
+        .create(room, Meta { trim_bytes: Some(1 << 16), ..meta("a/b") }, Bytes::new())
+        .await
+        .expect("a new log");
     let head = store.append(running, batch(START, &["on its way"])).await.expect("accepted");
     store.append(room, batch(START, &["hello"])).await.expect("accepted");
     let kept = store.held();
@@ -62,7 +66,7 @@ async fn memory_counts_each_owner_apart() {
     let store = memory(Duration::from_secs(3600), 0, 3_000);
     let text = "x".repeat(700);
     for (id, owner) in [(1, "t/greedy"), (2, "t/modest")] {
-        store.create(LogId(id), meta(owner)).await.expect("a new log");
+        store.create(LogId(id), meta(owner), Bytes::new()).await.expect("a new log");
     }
     let mut head = START;
     while let Ok(moved) = store.append(LogId(1), batch(head, &[&text])).await {
@@ -75,7 +79,7 @@ async fn memory_counts_each_owner_apart() {
     store.append(LogId(2), sealing(Position::new(0, 1), &[&text])).await.expect("accepted");
     assert_eq!(store.append(LogId(1), batch(head, &[&text])).await, Err(Error::Full));
     store.append(LogId(1), sealing(head, &[])).await.expect("an ending");
-    store.create(LogId(3), meta("t/greedy")).await.expect("a new log");
+    store.create(LogId(3), meta("t/greedy"), Bytes::new()).await.expect("a new log");
     store.append(LogId(3), batch(START, &[&text])).await.expect("in place of its own finished one");
     assert_eq!(store.meta(LogId(1)).await, Err(Error::NotFound));
     assert!(store.meta(LogId(2)).await.is_ok());

@@ -22,7 +22,7 @@ const JUDGED = `
 dialect = "openai-chat"
 base_url = "UPSTREAM/v1"
 keys = ["env:OPENAI_API_KEY"]
-` + Object.entries({ judged: "", cut: "", doomed: "", broken: "continue = false\nbreaker = { failures = 0 }" }).map(([name, settings]) => `
+` + Object.entries({ judged: "", cut: "", doomed: "", broken: "continue = false" }).map(([name, settings]) => `
 [models.${name}]
 targets = [{ provider = "openai", model = "${name}" }]
 timeouts = { first_token_ms = 1500, between_tokens_ms = 1500 }
@@ -118,8 +118,8 @@ async function runSuite(suite, parts, bin) {
   try {
     const upstream = await (suite.llmock ? startLlmock(parts.llmock) : startProvider(parts.node, path.join(here, suite.provider ?? "provider.mjs")));
     mine.push(upstream.child);
-    // What a client makes of an answer that breaks off is not seen in one that is gone on with, nor in one that is not asked for any more.
-    const apart = suite.llmock ? {} : { RELAYSTREAM_DEFAULTS__CONTINUE: "false", RELAYSTREAM_DEFAULTS__BREAKER__FAILURES: "0" };
+    // What a client makes of an answer that breaks off is not seen in one that is gone on with.
+    const apart = suite.llmock ? {} : { RELAYSTREAM_DEFAULTS__CONTINUE: "false" };
     const relay = await startRelay(bin, upstream.url, suite.config?.replaceAll("UPSTREAM", upstream.url), apart);
     mine.push(relay.child);
     const env = {

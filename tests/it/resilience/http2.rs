@@ -66,3 +66,27 @@ async fn a_hundred_streams_share_a_connection_and_the_next_ones_have_another() {
     assert_eq!(connections.load(SeqCst), 2);
     server.finish().await;
 }
+
+#[tokio::test]
+async fn no_more_connections_are_opened_than_may_be() {
+    const STREAMS: usize = 130;
+    let (gate, connections) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+    let address = provider(gate.clone(), connections.clone()).await;
+    let config = format!(
+        "[models.m]\ntargets = [{{ provider = \"a\", model = \"x\" }}]\ntimeouts = {{ connect_ms = 0 }}\n\
+         [providers.a]\ndialect = \"openai-chat\"\nbase_url = \"http://{address}/v1\"\nhttp2 = true\n\
+         pool = {{ max_connections = 1 }}\n"
+    );
+    let server = Server::new(&config).await;
+    let mut ids = Vec::new();
+    for _ in 0..STREAMS {
+        ids.push(server.start(&ask()).await);
+    }
+    eventually("the first hundred", || server.metric("relaystream_tokens_total") >= 100.0).await;
+    gate.add_permits(STREAMS);
+    for id in ids {
+        assert_eq!(server.ended(&id).await["text"], "Hello");
+    }
+    assert_eq!(connections.load(SeqCst), 1);
+    server.finish().await;
+}

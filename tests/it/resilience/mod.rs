@@ -9,6 +9,7 @@ mod faults;
 mod health;
 mod http2;
 mod many;
+mod pool;
 mod seams;
 mod tls;
 mod toxic;
