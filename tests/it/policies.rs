@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::provider::nobody;
+use crate::harness::provider::{full, nobody};
 use crate::harness::socket::Socket;
 use crate::harness::sse::{text_of, types};
 use crate::harness::{Event, FakeProvider, Gate, Script, Server, soon};
@@ -202,23 +202,6 @@ async fn each_timeout_has_its_own_code_and_closes_the_connection() {
         }
         server.finish().await;
     }
-}
-
-/// An address whose queue of connections is full: the kernel drops every further attempt.
-fn full() -> (std::net::SocketAddr, Vec<socket2::Socket>) {
-    let new = || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    let listener = new();
-    listener.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-    listener.listen(0).unwrap();
-    let address = listener.local_addr().unwrap();
-    let mut kept = vec![listener];
-    for _ in 0..4 {
-        let socket = new();
-        socket.set_nonblocking(true).unwrap();
-        let _in_progress = socket.connect(&address);
-        kept.push(socket);
-    }
-    (address.as_socket().unwrap(), kept)
 }
 
 #[tokio::test]

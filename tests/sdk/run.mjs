@@ -22,7 +22,7 @@ const JUDGED = `
 dialect = "openai-chat"
 base_url = "UPSTREAM/v1"
 keys = ["env:OPENAI_API_KEY"]
-` + Object.entries({ judged: "", cut: "", doomed: "", broken: "continue = false\nbreaker = { failures = 0 }" }).map(([name, settings]) => `
+` + Object.entries({ judged: "", cut: "", doomed: "", broken: "continue = false" }).map(([name, settings]) => `
 [models.${name}]
 targets = [{ provider = "openai", model = "${name}" }]
 timeouts = { first_token_ms = 1500, between_tokens_ms = 1500 }

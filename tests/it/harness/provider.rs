@@ -410,3 +410,20 @@ impl Nobody {
         )
     }
 }
+
+/// An address whose queue of connections is full: the kernel drops every further attempt.
+pub fn full() -> (SocketAddr, Vec<socket2::Socket>) {
+    let new = || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let listener = new();
+    listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut kept = vec![listener];
+    for _ in 0..4 {
+        let socket = new();
+        socket.set_nonblocking(true).unwrap();
+        let _in_progress = socket.connect(&address);
+        kept.push(socket);
+    }
+    (address.as_socket().unwrap(), kept)
+}

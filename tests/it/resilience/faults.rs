@@ -3,6 +3,7 @@
 //! Each row says by which rule its fault goes; what each policy makes of it is worked out from that, played over sockets,
 //! and compared. `INSTA_UPDATE=always cargo test faults` writes the document anew; a stale one fails.
 
+use std::any::Any;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use super::{before, done};
-use crate::harness::provider::{Nobody, chunk, nobody};
+use crate::harness::provider::{chunk, full, nobody};
 use crate::harness::sse::{BodyEnd, text_of};
 use crate::harness::{FakeProvider, Script, Server, TlsFront, chat};
 
@@ -38,6 +39,8 @@ enum Rule {
 enum Early {
     /// Nobody listens.
     Nobody,
+    /// Nobody accepts.
+    Full,
     /// The host's name means nothing.
     NoName,
     /// The certificate is nobody's.
@@ -106,12 +109,14 @@ fn connections() -> Vec<Fault> {
     use Rule::Again;
     vec![
         fault("connection refused", Again, "connect_failed", 502, Early::Nobody),
+        fault("connection not accepted in time", Again, "connect_timeout", 504, Early::Full).with(CONNECT),
         fault("no such host", Again, "connect_failed", 502, Early::NoName),
         fault("TLS: a certificate that is not trusted", Again, "connect_failed", 502, Early::Untrusted),
     ]
 }
 
 // Nearly what a pace is judged after, which the table waits for anyway.
+const CONNECT: &str = "timeouts = { connect_ms = 4000 }\n";
 const FIRST: &str = "timeouts = { first_token_ms = 8000 }\n";
 const BETWEEN: &str = "timeouts = { between_tokens_ms = 8000 }\n";
 const TOTAL: &str = "timeouts = { total_ms = 8000 }\n";
@@ -259,10 +264,8 @@ fn expected(fault: &Fault, policy: Policy) -> Option<Outcome> {
 struct Cell {
     model: String,
     config: String,
-    /// Dropped last, so that they answer for as long as they may be asked.
-    _providers: Vec<FakeProvider>,
-    _front: Option<TlsFront>,
-    _nobody: Option<Nobody>,
+    /// Whoever is asked, for as long as somebody may ask.
+    kept: Vec<Box<dyn Any>>,
 }
 
 /// Says what is left to say, to whoever asks.
@@ -281,8 +284,7 @@ fn begun(policy: Policy) -> Script {
 
 impl Cell {
     async fn new(model: String, fault: &Fault, policy: Policy) -> Cell {
-        let mut cell =
-            Cell { model, config: String::new(), _providers: Vec::new(), _front: None, _nobody: None };
+        let mut cell = Cell { model, config: String::new(), kept: Vec::new() };
         let mut targets = Vec::new();
         let late = matches!(policy, Continue | Off | Call).then_some(fault.late).flatten();
         match (late, &fault.early) {
@@ -323,7 +325,7 @@ impl Cell {
 
     fn provider(&mut self, role: &str, provider: FakeProvider) {
         self.config.push_str(&provider.named(&format!("{}-{role}", self.model)));
-        self._providers.push(provider);
+        self.kept.push(Box::new(provider));
     }
 
     async fn faulty(&mut self, early: &Early, policy: Policy) {
@@ -332,12 +334,24 @@ impl Cell {
             format!("[providers.{name}]\ndialect = \"openai-chat\"\nbase_url = \"http://{host}/v1\"\n")
         };
         let config = match early {
-            Early::Nobody => at(self._nobody.insert(nobody()).address.to_string()),
+            Early::Nobody => {
+                let nobody = nobody();
+                let config = at(nobody.address.to_string());
+                self.kept.push(Box::new(nobody));
+                config
+            }
+            Early::Full => {
+                let (address, sockets) = full();
+                self.kept.push(Box::new(sockets));
+                at(address.to_string())
+            }
             // Longer than a name's part may be: no resolver needs the network to say so.
             Early::NoName => at(format!("{}.invalid", "x".repeat(64))),
             Early::Untrusted => {
-                let front = self._front.insert(TlsFront::new(([127, 0, 0, 1], 1).into(), "http/1.1").await);
-                front.distrusted(&name)
+                let front = TlsFront::new(([127, 0, 0, 1], 1).into(), "http/1.1").await;
+                let config = front.distrusted(&name);
+                self.kept.push(Box::new(front));
+                config
             }
             Early::Script(script) => {
                 let script = script.clone();
