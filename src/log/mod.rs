@@ -136,6 +136,12 @@ pub struct Log {
 }
 
 impl Log {
+    /// A log of which everything up to `trimmed` is gone.
+    pub fn trimmed(trimmed: Position) -> Log {
+        let epochs = if trimmed.seq > 0 { vec![(trimmed.epoch, trimmed.seq)] } else { Vec::new() };
+        Log { trimmed, head: trimmed, epochs, ..Log::default() }
+    }
+
     pub fn head(&self) -> Position {
         self.head
     }

@@ -6,6 +6,7 @@
 
 mod coordination;
 pub mod memory;
+pub mod redis;
 
 use std::time::Duration;
 

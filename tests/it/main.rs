@@ -41,5 +41,6 @@ mod shutdown;
 mod store_contract;
 mod store_coordination;
 mod store_memory;
+mod store_redis;
 mod surfaces;
 mod waits;

@@ -4,6 +4,7 @@
 //! ends with `finish()`, which fails if anything is left: a running stream, a permit, a viewer, a tail, a task.
 
 pub mod provider;
+pub mod redis;
 pub mod socket;
 pub mod sse;
 
