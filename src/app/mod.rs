@@ -7,12 +7,13 @@ pub mod start;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::{Access, Principal, Role};
-use crate::config::{Config, Environment, Parts};
+use crate::config::{Config, Engine, Environment, Parts};
 use crate::hub::{self, Hub};
 use crate::limits::ledger::Ledger;
 use crate::limits::{self, Permits};
@@ -21,7 +22,9 @@ use crate::metrics::Metrics;
 use crate::prompts::Library;
 use crate::relay::route::Routes;
 use crate::relay::{self, Facts, Relay, since_start, tail};
-use crate::store::{self, Store, memory};
+use crate::store::disk::{self, Disk};
+use crate::store::memory::{self, Memory};
+use crate::store::{self, Store};
 use crate::surface::ai_sdk;
 
 /// Where the process is in its life.
@@ -85,17 +88,12 @@ pub struct App {
 }
 
 impl App {
-    /// Puts everything together. `settings` has been checked.
-    pub fn new(config: &Config, settings: Settings) -> Arc<App> {
+    /// Puts everything together. `settings` has been checked. Fails if the store cannot be opened.
+    pub fn new(config: &Config, settings: Settings) -> anyhow::Result<Arc<App>> {
         let (metrics, tracker) = (Arc::new(Metrics::default()), TaskTracker::new());
         let limits = config.limits(settings.access.open);
         let ms = Duration::from_millis;
         let replay_window = Duration::from_secs(config.server.replay_window_s);
-        let store: Arc<dyn Store> = Arc::new(memory::Memory::new(memory::Options {
-            replay_window,
-            total_bytes: config.limits.total_bytes,
-            user_bytes: config.limits.user_bytes,
-        }));
         let options = relay::Options {
             tail: tail::Options {
                 tick: ms(config.fanout.tick_ms),
@@ -104,7 +102,7 @@ impl App {
             stream_bytes: config.limits.stream_bytes,
             event_bytes: or_any(config.limits.event_bytes),
         };
-        let relay = Relay::new(store, options.clone(), metrics.clone(), tracker.clone());
+        let relay = Relay::new(store(config)?, options.clone(), metrics.clone(), tracker.clone());
         let hub = Hub::new(
             relay.clone(),
             hub::Options {
@@ -140,7 +138,7 @@ impl App {
         });
         let relay = app.relay.clone();
         app.tracker.spawn_blocking(move || relay.warm());
-        app
+        Ok(app)
     }
 
     pub fn phase(&self) -> Phase {
@@ -200,6 +198,29 @@ impl App {
     }
 }
 
+/// Where logs are kept, as configured.
+fn store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
+    let (total_bytes, user_bytes) = (config.limits.total_bytes, config.limits.user_bytes);
+    let retain_s = config.store.retain_s.unwrap_or(config.server.replay_window_s);
+    let retain = Duration::from_secs(retain_s);
+    Ok(match config.store.engine {
+        Engine::Memory => {
+            Arc::new(Memory::new(memory::Options { replay_window: retain, total_bytes, user_bytes }))
+        }
+        Engine::Disk => Arc::new(
+            Disk::open(&disk::Options {
+                sync: config.store.sync.0,
+                retain,
+                retain_bytes: config.store.retain_bytes,
+                total_bytes,
+                user_bytes,
+                ..disk::Options::new(&config.store.path)
+            })
+            .context("store.path")?,
+        ),
+    })
+}
+
 /// Zero switches a limit off.
 fn or_any(limit: usize) -> usize {
     if limit == 0 { usize::MAX } else { limit }
@@ -226,7 +247,6 @@ pub fn settings(config: &Config, open: bool, environment: &Environment) -> anyho
 
 /// The shipped prompts, with those of a directory laid over them.
 fn prompts(path: &std::path::Path) -> anyhow::Result<Library> {
-    use anyhow::Context;
     let mut files = Vec::new();
     if !path.as_os_str().is_empty() {
         let entries = std::fs::read_dir(path)

@@ -31,7 +31,7 @@ impl Disks {
 }
 
 pub fn open(options: &Options) -> Arc<Disk> {
-    Arc::new(Disk::open(options.clone()).unwrap())
+    Arc::new(Disk::open(options).unwrap())
 }
 
 /// All bytes of all files below a folder.

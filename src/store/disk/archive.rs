@@ -46,7 +46,6 @@ pub struct Entry {
     /// Of the frame.
     length: u32,
     pub weight: u64,
-    pub sealed_ms: u64,
     pub owner: u64,
     pub removed: bool,
 }
@@ -178,7 +177,6 @@ impl Entry {
             offset: number(bytes, 16),
             length: number(bytes, 24) as u32,
             weight: number(bytes, 32),
-            sealed_ms: number(bytes, 40),
             owner: number(bytes, 48),
             removed: bytes[REMOVED_AT] != 0,
         })
@@ -204,7 +202,7 @@ impl Archive {
     /// Reads the footer; None if it is not one.
     pub fn open(directory: &Arc<Directory>, number_: u32) -> io::Result<Option<Archive>> {
         let file = directory.file(&name(number_))?;
-        let length = file.len()?;
+        let length = file.length()?;
         let Some(at) = length.checked_sub(FOOTER as u64) else { return Ok(None) };
         let mut footer = [0; FOOTER];
         file.read_at(&mut footer, at)?;
@@ -257,15 +255,6 @@ impl Archive {
 
     fn footer_at(&self) -> u64 {
         self.entries_at() + self.entries * ENTRY as u64
-    }
-
-    /// Bytes of the file.
-    pub fn length(&self) -> u64 {
-        self.footer_at() + FOOTER as u64
-    }
-
-    pub fn logs(&self) -> u64 {
-        self.entries
     }
 
     pub fn may_hold(&self, log: LogId) -> bool {

@@ -156,7 +156,7 @@ impl File {
         self.file.set_len(length)
     }
 
-    pub fn len(&self) -> io::Result<u64> {
+    pub fn length(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
     }
 }

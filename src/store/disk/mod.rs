@@ -99,7 +99,7 @@ pub struct Disk {
 
 impl Disk {
     /// Opens the directory, alone, and reads what was running when it was last used.
-    pub fn open(options: Options) -> Result<Disk, OpenError> {
+    pub fn open(options: &Options) -> Result<Disk, OpenError> {
         let directory = Arc::new(Directory::open(&options.path, options.hook.clone())?);
         let failed = |source| OpenError::Io { path: options.path.clone(), source };
         let recovered = recovery::read(&directory, true).map_err(failed)?;
