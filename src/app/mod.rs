@@ -3,6 +3,7 @@
 //! Knows every module of the core and the shell, and none of the edge: no status codes, no sockets.
 
 pub mod start;
+pub mod store;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use crate::metrics::Metrics;
 use crate::prompts::Library;
 use crate::relay::route::Routes;
 use crate::relay::{self, Facts, Relay, since_start, tail};
-use crate::store::{self, Store, memory};
+use crate::store::{Error, Store};
 use crate::surface::ai_sdk;
 
 /// Where the process is in its life.
@@ -86,16 +87,11 @@ pub struct App {
 
 impl App {
     /// Puts everything together. `settings` has been checked.
-    pub fn new(config: &Config, settings: Settings) -> Arc<App> {
+    pub fn new(config: &Config, settings: Settings, store: Arc<dyn Store>) -> Arc<App> {
         let (metrics, tracker) = (Arc::new(Metrics::default()), TaskTracker::new());
         let limits = config.limits(settings.access.open);
         let ms = Duration::from_millis;
         let replay_window = Duration::from_secs(config.server.replay_window_s);
-        let store: Arc<dyn Store> = Arc::new(memory::Memory::new(memory::Options {
-            replay_window,
-            total_bytes: config.limits.total_bytes,
-            user_bytes: config.limits.user_bytes,
-        }));
         let options = relay::Options {
             tail: tail::Options {
                 tick: ms(config.fanout.tick_ms),
@@ -176,11 +172,11 @@ impl App {
     }
 
     /// The facts of a stream that this principal may read. Foreign streams are not found, like unknown ones.
-    pub async fn readable(&self, principal: &Principal, id: LogId) -> Result<Facts, store::Error> {
+    pub async fn readable(&self, principal: &Principal, id: LogId) -> Result<Facts, Error> {
         let facts = self.relay.facts(id).await?;
         let own = principal.is(&facts.tenant, &facts.user);
         let shared = || facts.tenant == principal.tenant && self.role(principal, &facts).is_some();
-        if own || shared() { Ok(facts) } else { Err(store::Error::NotFound) }
+        if own || shared() { Ok(facts) } else { Err(Error::NotFound) }
     }
 
     /// Whether this principal may stop or forget a stream that it may read.

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use super::cores::Cores;
 use super::refuse;
-use crate::app::{App, settings};
+use crate::app::{App, settings, store};
 use crate::config::{Config, Environment, environment};
 use crate::http::rate::Rate;
 use crate::http::{connection, router};
@@ -57,7 +57,7 @@ pub fn run(command: &Serve) -> ExitCode {
         Err(error) => return refuse(&error),
     };
     let result = first.block_on(async {
-        let app = App::new(&config, settings);
+        let app = App::new(&config, settings, store::open(&config, &environment)?);
         serve(command, config, app, handles, environment).await
     });
     first.shutdown_timeout(Duration::from_millis(200));

@@ -5,14 +5,15 @@
 //! until it has been read back. Nobody is served from a copy that is behind.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::encoding::Told;
 use crate::log::{Bad, Batch, Draft, Log, LogId, Page, Position, Record};
-use crate::store::{Error, Meta};
+use crate::store::ledger::{Account, Ledger};
+use crate::store::{Error, Meta, lock};
 
 pub struct Copy {
     pub id: LogId,
@@ -26,8 +27,8 @@ pub struct Copy {
     used_at: AtomicU64,
     /// Likewise: when it was last known to be all that there is.
     read_at: AtomicU64,
-    /// Bytes of all copies of this node.
-    held: Arc<AtomicU64>,
+    /// Bytes of all copies of this node, and of their owners.
+    ledger: Arc<Ledger>,
 }
 
 struct State {
@@ -42,8 +43,8 @@ struct State {
     missed: u64,
     /// Forgotten or lost: whoever still holds the copy must look again.
     gone: bool,
-    /// Its bytes are part of the count.
-    counted: bool,
+    /// Where its bytes are counted, while they are.
+    account: Option<Account>,
     /// Since when Redis does not know a log that nobody forgot.
     missing_since: Option<u64>,
     /// When Redis drops it, by the store's own clock; only of closed logs.
@@ -73,17 +74,17 @@ pub enum Applied {
 }
 
 impl Copy {
-    pub fn followed(id: LogId, held: Arc<AtomicU64>) -> Arc<Copy> {
-        Copy::new(id, None, Log::default(), false, held)
+    pub fn followed(id: LogId, ledger: Arc<Ledger>) -> Arc<Copy> {
+        Copy::new(id, None, Log::default(), false, ledger)
     }
 
-    pub fn owned(id: LogId, meta: Meta, plan: Bytes, log: Log, held: Arc<AtomicU64>) -> Arc<Copy> {
-        let copy = Copy::new(id, Some(meta), log, true, held);
+    pub fn owned(id: LogId, meta: Meta, plan: Bytes, log: Log, ledger: Arc<Ledger>) -> Arc<Copy> {
+        let copy = Copy::new(id, Some(meta), log, true, ledger);
         copy.lock().plan = plan;
         copy
     }
 
-    fn new(id: LogId, meta: Option<Meta>, log: Log, owned: bool, held: Arc<AtomicU64>) -> Arc<Copy> {
+    fn new(id: LogId, meta: Option<Meta>, log: Log, owned: bool, ledger: Arc<Ledger>) -> Arc<Copy> {
         let behind = meta.is_none();
         let (missing_since, expires_at) = (None, None);
         let state = State {
@@ -94,12 +95,11 @@ impl Copy {
             behind,
             missed: 0,
             gone: false,
-            counted: true,
+            account: None,
             missing_since,
             expires_at,
         };
-        held.fetch_add(state.weight(), Relaxed);
-        Arc::new(Copy {
+        let copy = Copy {
             id,
             state: Mutex::new(state),
             changed: Notify::new(),
@@ -107,8 +107,10 @@ impl Copy {
             reading: tokio::sync::Mutex::default(),
             used_at: AtomicU64::new(0),
             read_at: AtomicU64::new(0),
-            held,
-        })
+            ledger,
+        };
+        copy.count(&mut copy.lock());
+        Arc::new(copy)
     }
 
     pub fn standing(&self) -> Standing {
@@ -241,13 +243,18 @@ impl Copy {
     /// What the first page says of it. Starts anew where everything that it holds has been trimmed since.
     pub fn introduce(&self, meta: Meta, trimmed: Position) {
         let mut state = self.lock();
-        let before = state.weight();
         state.missing_since = None;
-        if state.meta.is_none() || trimmed.seq > state.log.head().seq {
-            state.log = Log::trimmed(trimmed);
+        let before = state.weight();
+        let anew = state.meta.is_none();
+        if anew || trimmed.seq > state.log.head().seq {
+            state.log = begun(trimmed);
         }
-        state.meta = Some(meta);
-        self.recount(&state, before);
+        if anew {
+            state.meta = Some(meta);
+            self.count(&mut state);
+        } else {
+            self.recount(&state, before);
+        }
     }
 
     /// Adds a page that was read back: entries of one epoch, the first right after `from`.
@@ -294,20 +301,28 @@ impl Copy {
     /// Takes its bytes off the count, once. Who reads it at the moment, may go on.
     pub fn uncount(&self) {
         let mut state = self.lock();
-        if std::mem::replace(&mut state.counted, false) {
-            self.held.fetch_sub(state.weight(), Relaxed);
+        if let Some(account) = state.account.take() {
+            self.ledger.replace(&account, state.weight(), 0);
+        }
+    }
+
+    /// Its bytes count from when it is known whose they are.
+    fn count(&self, state: &mut State) {
+        if let Some(meta) = &state.meta {
+            let account = self.ledger.account(&meta.owner, || 0);
+            self.ledger.replace(&account, 0, state.weight());
+            state.account = Some(account);
         }
     }
 
     fn recount(&self, state: &State, before: u64) {
-        if state.counted {
-            self.held.fetch_add(state.weight().wrapping_sub(before), Relaxed);
+        if let Some(account) = &state.account {
+            self.ledger.replace(account, before, state.weight());
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // No code between lock and unlock can panic half-way through a change, so a poisoned lock is still sound.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 
@@ -330,4 +345,10 @@ impl State {
             _ => Ok(()),
         }
     }
+}
+
+/// A log of which everything up to `trimmed` is gone, and nothing after it is known yet.
+pub fn begun(trimmed: Position) -> Log {
+    let epochs = if trimmed.seq > 0 { vec![(trimmed.epoch, trimmed.seq)] } else { Vec::new() };
+    Log::restored(trimmed, epochs, Vec::new(), false)
 }

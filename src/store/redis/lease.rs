@@ -6,7 +6,7 @@
 //! too much, never too little.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -18,7 +18,7 @@ use super::copy::Copy;
 use super::encoding;
 use super::{Error, Node, RUNNING_TTL};
 use crate::log::{LogId, Position};
-use crate::store::Orphan;
+use crate::store::{Orphan, lock};
 
 /// A node's stand-in for "nobody".
 const NOBODY: &str = "nobody";
@@ -71,7 +71,7 @@ impl Lease {
     }
 
     pub fn is_over(&self, log: LogId) {
-        self.over.lock().unwrap_or_else(PoisonError::into_inner).push(log);
+        lock(&self.over).push(log);
     }
 }
 
@@ -125,7 +125,7 @@ impl Node {
 
     /// Takes what is over off the list of what this node writes.
     async fn clear_list(&self) {
-        let over = std::mem::take(&mut *self.lease.over.lock().unwrap_or_else(PoisonError::into_inner));
+        let over = std::mem::take(&mut *lock(&self.lease.over));
         if over.is_empty() {
             return;
         }
@@ -133,7 +133,7 @@ impl Node {
         remove.arg(self.written_by(&self.id));
         remove.arg(over.iter().map(ToString::to_string).collect::<Vec<_>>());
         if self.commands.call(&remove).await.is_err() {
-            self.lease.over.lock().unwrap_or_else(PoisonError::into_inner).extend(over);
+            lock(&self.lease.over).extend(over);
         }
     }
 
@@ -173,7 +173,7 @@ impl Node {
             }
         };
         futures_util::stream::iter(found).for_each_concurrent(READING, take).await;
-        Ok(std::mem::take(&mut *self.lease.taken.lock().unwrap_or_else(PoisonError::into_inner)))
+        Ok(std::mem::take(&mut *lock(&self.lease.taken)))
     }
 
     async fn take_over(self: &Arc<Self>, from: &str, name: &str) -> Result<(), Error> {
@@ -191,7 +191,7 @@ impl Node {
                 self.unlist(from, name).await?;
                 tracing::info!(log = %log, "taken over from a dead node");
                 let orphan = Orphan { log, head, plan };
-                self.lease.taken.lock().unwrap_or_else(PoisonError::into_inner).push(orphan);
+                lock(&self.lease.taken).push(orphan);
                 Ok(())
             }
             // Whose it is by now has listed it before.
@@ -204,7 +204,7 @@ impl Node {
 
     /// Reads a log that this node writes from now on.
     async fn read_owned(self: &Arc<Self>, log: LogId, plan: bytes::Bytes) -> Result<(), Error> {
-        let new = || Copy::followed(log, self.held.clone());
+        let new = || Copy::followed(log, self.ledger.clone());
         let copy = self.running().entry(log).or_insert_with(new).clone();
         copy.used(self.now());
         copy.fall_behind();

@@ -4,6 +4,7 @@
 //! the first. That is how appends wait for Redis to come back.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -95,7 +96,7 @@ impl Node {
         let until = self.patience();
         let own = meta.trim_bytes.is_none();
         let bytes = (meta.data.len() + size_of::<Copy>()) as u64;
-        self.make_room(bytes)?;
+        self.make_room(&meta.owner, bytes)?;
         if own {
             self.lease.wait(|| self.now(), until).await?;
         }
@@ -107,7 +108,7 @@ impl Node {
         }
         listed?;
         if own {
-            let copy = Copy::owned(log, meta, plan, Log::default(), self.held.clone());
+            let copy = Copy::owned(log, meta, plan, Log::default(), self.ledger.clone());
             copy.used(self.now());
             self.running().insert(log, copy);
         } else {
@@ -149,9 +150,9 @@ impl Node {
     pub async fn append(self: &Arc<Self>, log: LogId, batch: Batch) -> Result<Position, Error> {
         let copy = self.running().get(&log).cloned();
         let bytes: u64 = batch.drafts.iter().map(|draft| draft.weight() as u64).sum();
-        let grows = !batch.seal && copy.as_ref().is_some_and(|copy| copy.is_owned());
-        if grows {
-            self.make_room(bytes)?;
+        let grows = copy.as_ref().filter(|copy| !batch.seal && copy.is_owned());
+        if let Some(meta) = grows.and_then(|copy| copy.meta()) {
+            self.make_room(&meta.owner, bytes)?;
         }
         let append = Append::new(self, batch);
         let Some(copy) = copy else {
@@ -293,9 +294,12 @@ impl Node {
     }
 
     /// Makes room by dropping copies of closed logs: all of them can be read again.
-    fn make_room(&self, bytes: u64) -> Result<(), Error> {
-        let limit = self.options.total_bytes;
-        let over = || limit > 0 && self.held.load(std::sync::atomic::Ordering::Relaxed) + bytes > limit;
+    fn make_room(&self, owner: &str, bytes: u64) -> Result<(), Error> {
+        let account = self.ledger.account(owner, || 0);
+        let over = || {
+            let beyond = |limit: u64, held: &AtomicU64| limit > 0 && held.load(Relaxed) + bytes > limit;
+            beyond(self.options.total_bytes, &self.ledger.total) || beyond(self.options.user_bytes, &account)
+        };
         if over() {
             self.closed.invalidate_all();
             self.closed.run_pending_tasks();

@@ -19,7 +19,7 @@ mod scripts;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,7 +38,8 @@ use self::lease::Lease;
 use self::link::Link;
 use self::push::{Listener, Push};
 use self::scripts::Scripts;
-use super::{Answer, Claim, Error, Meta, Orphan, Store};
+use super::ledger::Ledger;
+use super::{Answer, Claim, Error, Meta, Orphan, Store, lock};
 use crate::log::{Bad, Batch, LogId, Page, Position};
 
 #[derive(Debug, Clone)]
@@ -57,6 +58,8 @@ pub struct Options {
     pub replay_window: Duration,
     /// All copies on this node together, in bytes. Zero: no limit.
     pub total_bytes: u64,
+    /// The copies of one owner's logs, in bytes. Zero: no limit.
+    pub user_bytes: u64,
 }
 
 /// A running log is dropped when nobody has written or watched it for this long.
@@ -83,7 +86,7 @@ struct Node {
     running: Mutex<HashMap<LogId, Arc<Copy>>>,
     /// Copies of closed logs: all that can be evicted.
     closed: Cache<LogId, Arc<Copy>>,
-    held: Arc<AtomicU64>,
+    ledger: Arc<Ledger>,
     lease: Lease,
     health: Health,
     started: Instant,
@@ -99,7 +102,6 @@ impl Redis {
         let address = Address::parse(&options.url, options.authority.clone())?;
         let (sender, pushes) = mpsc::unbounded_channel();
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let held = Arc::new(AtomicU64::new(0));
         let node = Arc::new(Node {
             id: ulid::Ulid::generate().to_string().to_lowercase(),
             scripts: Scripts::default(),
@@ -108,7 +110,7 @@ impl Redis {
             push: Push::new(Link::new(address, Some(sender))),
             running: Mutex::default(),
             closed: closed_logs(&options),
-            held,
+            ledger: Arc::default(),
             lease: Lease::default(),
             started: Instant::now(),
             calls: AtomicU64::new(0),
@@ -155,7 +157,7 @@ impl Node {
     }
 
     fn running(&self) -> MutexGuard<'_, HashMap<LogId, Arc<Copy>>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.running)
     }
 
     /// The keys of a log lie in one slot of a cluster, and so does its channel.
@@ -191,6 +193,7 @@ impl Node {
             }
         }
         self.closed.run_pending_tasks();
+        self.ledger.sweep();
         for (channel, listener) in self.push.listeners() {
             if matches!(listener, Listener::Topic(sender) if sender.receiver_count() == 0) {
                 let node = self.clone();
@@ -288,7 +291,7 @@ impl Store for Redis {
     }
 
     fn held(&self) -> u64 {
-        self.node.held.load(Relaxed)
+        self.node.ledger.total.load(Relaxed)
     }
 
     fn sweep(&self) {

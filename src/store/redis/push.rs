@@ -4,7 +4,7 @@
 //! after each new one everything that follows a log is told that it may have missed something.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use redis::{PushInfo, PushKind, Value, cmd};
@@ -12,6 +12,7 @@ use tokio::sync::{broadcast, mpsc};
 
 use super::copy::Copy;
 use super::link::{self, Failure, Link};
+use crate::store::lock;
 
 /// Who hears a channel.
 #[derive(Clone)]
@@ -175,6 +176,6 @@ impl Push {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Followed>> {
-        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.followed)
     }
 }

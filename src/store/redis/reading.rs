@@ -50,7 +50,7 @@ impl Node {
             if let Some(copy) = self.closed_copy(log) {
                 return Ok(copy);
             }
-            let new = || Copy::followed(log, self.held.clone());
+            let new = || Copy::followed(log, self.ledger.clone());
             let copy = self.running().entry(log).or_insert_with(new).clone();
             copy.used(self.now());
             match copy.standing() {

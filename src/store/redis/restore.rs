@@ -9,11 +9,11 @@ use futures_util::StreamExt;
 use redis::cmd;
 use tokio::time::Instant;
 
-use super::copy::{Copy, Standing};
+use super::copy::{Copy, Standing, begun};
 use super::encoding::Told;
 use super::logs::{Append, Said};
 use super::{Error, Node};
-use crate::log::{Batch, Draft, Log, LogId, Position, Record, Refused};
+use crate::log::{Batch, Draft, LogId, Position, Record, Refused};
 
 /// Records in one append.
 const CHUNK: usize = 256;
@@ -52,7 +52,7 @@ impl Node {
             return Err(Error::NotFound);
         }
         let (records, _) = copy.since(0);
-        let anew = Copy::owned(copy.id, meta, copy.plan(), Log::trimmed(start), self.held.clone());
+        let anew = Copy::owned(copy.id, meta, copy.plan(), begun(start), self.ledger.clone());
         for chunk in records.chunks(CHUNK) {
             let (from, drafts) = (anew.head(), drafts(chunk));
             let batch = Batch { expected: from, epoch, drafts: drafts.clone(), seal: false };

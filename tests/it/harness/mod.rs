@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use relaystream::app::{App, settings};
+use relaystream::app::{App, settings, store};
 use relaystream::config::Config;
 use relaystream::http::rate::Rate;
 use relaystream::http::{connection, router};
@@ -54,6 +54,8 @@ pub struct Server {
     pub client: reqwest::Client,
     stop: CancellationToken,
     finished: bool,
+    /// What its store keeps, when the configuration names no place; gone with the server.
+    _data: tempfile::TempDir,
 }
 
 impl Server {
@@ -83,9 +85,13 @@ impl Server {
         file.write_all(config.as_bytes()).unwrap();
         let environment: BTreeMap<String, String> =
             environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let config = Config::load(Some(file.path()), &environment).unwrap();
+        let mut config = Config::load(Some(file.path()), &environment).unwrap();
+        let data = tempfile::tempdir().unwrap();
+        if config.store.path == Config::default().store.path {
+            config.store.path = data.path().to_owned();
+        }
         let settings = settings(&config, false, &environment).unwrap();
-        let app = App::new(&config, settings);
+        let app = App::new(&config, settings, store::open(&config, &environment).unwrap());
         let rate = Rate::new(app.limits.requests_per_minute);
         let router = router(&app, rate.as_ref());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -93,7 +99,7 @@ impl Server {
         let stop = CancellationToken::new();
         app.tracker.spawn(connection::serve(listener, cores, router, app.tracker.clone(), stop.clone()));
         let client = relaystream::tls::client().redirect(reqwest::redirect::Policy::none()).build().unwrap();
-        Server { app, address, client, stop, finished: false }
+        Server { app, address, client, stop, finished: false, _data: data }
     }
 
     pub fn url(&self, path: &str) -> String {

@@ -146,6 +146,7 @@ pub fn options(url: &str) -> Options {
         patience: Duration::from_secs(30),
         replay_window: Duration::from_secs(3600),
         total_bytes: 0,
+        user_bytes: 0,
     }
 }
 
