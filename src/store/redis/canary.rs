@@ -58,38 +58,31 @@ impl Node {
     pub async fn sing(self: Arc<Self>) {
         let mut every = interval(EVERY);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut well = true;
+        let (mut well, mut renewed) = (true, 0);
         loop {
             every.tick().await;
             let canaries = 0..self.health.heard.len();
             let sent = futures_util::future::join_all(canaries.map(|number| self.send_canary(number))).await;
             self.health.full.store(sent.iter().any(|sent| matches!(sent, Err(Failure::Full))), Relaxed);
             let state = self.health.reachable(self.now());
-            if let (Err(error), true) = (&state, self.now() > SILENCE_MS) {
-                // What was sent went through, or nothing does: a connection that is deaf, or leads nowhere.
-                if sent.iter().any(Result::is_ok) {
-                    self.push.link.renew_any();
-                } else {
-                    self.commands.renew_any();
-                }
-                if well {
-                    tracing::warn!(%error, "the store is not to be relied on");
-                }
+            // A new connection has its time, too.
+            if state.is_err() && self.now() > renewed + SILENCE_MS {
+                renewed = self.now();
+                // What was sent went through, or nothing does: a connection that is deaf, or one that leads nowhere.
+                let deaf = sent.iter().any(Result::is_ok);
+                if deaf { self.push.link.renew_any() } else { self.commands.renew_any() }
             }
-            if state.is_ok() != well {
-                well = state.is_ok();
-                if well {
-                    tracing::info!("the store is well");
+            match (std::mem::replace(&mut well, state.is_ok()), state) {
+                (true, Err(error)) if self.now() > SILENCE_MS => {
+                    tracing::warn!(%error, "Redis is not to be relied on")
                 }
+                (false, Ok(())) => {
+                    tracing::info!("Redis is well");
+                    // Who waited because nothing was certain looks again.
+                    self.running().values().for_each(|copy| copy.changed.notify_waiters());
+                }
+                _ => {}
             }
-            self.wake_if(well);
-        }
-    }
-
-    /// Who waited because nothing was certain looks again.
-    fn wake_if(&self, well: bool) {
-        if well {
-            self.running().values().for_each(|copy| copy.changed.notify_waiters());
         }
     }
 

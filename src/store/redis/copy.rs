@@ -308,7 +308,7 @@ impl Copy {
 
     /// Its bytes count from when it is known whose they are.
     fn count(&self, state: &mut State) {
-        if let Some(meta) = &state.meta {
+        if let Some(meta) = state.meta.as_ref().filter(|_| !state.gone) {
             let account = self.ledger.account(&meta.owner, || 0);
             self.ledger.replace(&account, 0, state.weight());
             state.account = Some(account);

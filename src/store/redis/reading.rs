@@ -307,10 +307,11 @@ impl Node {
         for (_, listener) in self.push.listeners() {
             let Listener::Log(copy) = listener else { continue };
             copy.fall_behind();
-            // Otherwise this is done once it is followed again. In a cluster it may be that another server was cut off.
-            if self.push.link.is_cluster() {
-                self.read_back(copy);
-            }
+        }
+        // Otherwise there will be a new connection. Of a cluster's servers only one was cut off, nobody says which.
+        if self.push.link.is_cluster() {
+            let node = self.clone();
+            self.tasks.spawn(async move { node.push.follow_all_again().await });
         }
     }
 

@@ -20,8 +20,10 @@ use super::soon;
 pub struct RedisServer {
     child: Child,
     pub port: u16,
+    program: &'static str,
     arguments: Vec<String>,
-    directory: Arc<tempfile::TempDir>,
+    /// Gone with the server.
+    directory: Option<tempfile::TempDir>,
 }
 
 impl Drop for RedisServer {
@@ -31,8 +33,14 @@ impl Drop for RedisServer {
     }
 }
 
+/// A cluster's servers also need the port ten thousand further on.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    loop {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        if port < 55_000 {
+            return port;
+        }
+    }
 }
 
 fn spawn(program: &str, arguments: &[String]) -> Child {
@@ -44,29 +52,27 @@ fn spawn(program: &str, arguments: &[String]) -> Child {
 impl RedisServer {
     /// With nothing but these options beside the address.
     pub async fn with(options: &[&str]) -> RedisServer {
-        let directory = Arc::new(tempfile::tempdir().unwrap());
-        let mut arguments: Vec<String> = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-            .into_iter()
-            .chain(options.iter().copied())
-            .map(str::to_owned)
-            .collect();
-        arguments.extend(["--dir".into(), directory.path().display().to_string()]);
+        let directory = tempfile::tempdir().unwrap();
+        let folder = directory.path().display().to_string();
+        let mut all = vec!["--dir", &folder, "--save", "", "--appendonly", "no"];
+        all.extend(options);
+        RedisServer::in_folder(directory, "redis-server", &all).await
+    }
+
+    async fn in_folder(directory: tempfile::TempDir, program: &'static str, options: &[&str]) -> RedisServer {
         // Somebody else may have taken the port in between.
         for _ in 0..20 {
             let port = free_port();
-            let mut all = vec!["--port".into(), port.to_string()];
-            all.extend(arguments.iter().cloned());
-            let mut server = RedisServer {
-                child: spawn("redis-server", &all),
-                port,
-                arguments: all,
-                directory: directory.clone(),
-            };
+            let mut arguments: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
+            arguments.extend(["--port".into(), port.to_string(), "--bind".into(), "127.0.0.1".into()]);
+            let child = spawn(program, &arguments);
+            let mut server = RedisServer { child, port, program, arguments, directory: None };
             if server.answers().await {
+                server.directory = Some(directory);
                 return server;
             }
         }
-        panic!("redis-server does not start");
+        panic!("{program} does not start");
     }
 
     pub async fn start() -> RedisServer {
@@ -95,10 +101,11 @@ impl RedisServer {
         self.child.wait().unwrap();
     }
 
-    /// Starts again what was killed, on the same port and folder.
-    pub async fn restart(&mut self) {
-        self.child = spawn("redis-server", &self.arguments);
-        assert!(self.answers().await, "redis-server does not start again");
+    /// Starts again what was killed, on the same port and folder, with these options too. Does not wait.
+    pub fn restart(&mut self, options: &[&str]) {
+        let more = options.iter().map(|&option| option.to_owned());
+        let arguments: Vec<String> = self.arguments.iter().cloned().chain(more).collect();
+        self.child = spawn(self.program, &arguments);
     }
 
     /// `STOP` and `CONT`: a server that stands still with all its connections open.
@@ -109,10 +116,6 @@ impl RedisServer {
 
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
-    }
-
-    pub fn directory(&self) -> &std::path::Path {
-        self.directory.path()
     }
 
     async fn connection(&self) -> redis::RedisResult<MultiplexedConnection> {
@@ -132,6 +135,87 @@ impl RedisServer {
         let client = Client::open(self.url())?;
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
         command.query_async(&mut connection).await
+    }
+}
+
+/// A master, its replica and the sentinel that watches both.
+pub struct Watched {
+    pub master: RedisServer,
+    pub replica: RedisServer,
+    sentinel: RedisServer,
+}
+
+impl Watched {
+    pub async fn start() -> Watched {
+        let master = RedisServer::start().await;
+        let of = format!("127.0.0.1 {}", master.port);
+        let replica = RedisServer::with(&["--replicaof", &of]).await;
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("sentinel.conf");
+        let text = format!(
+            "sentinel monitor main 127.0.0.1 {} 1\nsentinel down-after-milliseconds main 500\n\
+             sentinel failover-timeout main 2000\n",
+            master.port
+        );
+        std::fs::write(&file, text).unwrap();
+        let sentinel =
+            RedisServer::in_folder(directory, "redis-sentinel", &[&file.display().to_string()]).await;
+        let watched = Watched { master, replica, sentinel };
+        soon("the sentinel to know the replica", async {
+            loop {
+                let known: Vec<redis::Value> = watched.sentinel.run("SENTINEL REPLICAS main").await.unwrap();
+                let linked: String = watched.replica.run("INFO replication").await.unwrap();
+                if !known.is_empty() && linked.contains("master_link_status:up") {
+                    return;
+                }
+                sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await;
+        watched
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis+sentinel://127.0.0.1:{}/main", self.sentinel.port)
+    }
+}
+
+/// Three servers that share the slots.
+pub struct Cluster {
+    pub servers: Vec<RedisServer>,
+}
+
+impl Cluster {
+    pub async fn start() -> Cluster {
+        let options = ["--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"];
+        let mut servers = Vec::new();
+        for slots in ["0 5461", "5462 10922", "10923 16383"] {
+            let server = RedisServer::with(&options).await;
+            server.run::<()>(&format!("CLUSTER ADDSLOTSRANGE {slots}")).await.unwrap();
+            servers.push(server);
+        }
+        for server in &servers[1..] {
+            servers[0].run::<()>(&format!("CLUSTER MEET 127.0.0.1 {}", server.port)).await.unwrap();
+        }
+        for server in &servers {
+            soon("the cluster", async {
+                loop {
+                    let info: String = server.run("CLUSTER INFO").await.unwrap();
+                    if info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3") {
+                        return;
+                    }
+                    sleep(Duration::from_millis(50)).await;
+                }
+            })
+            .await;
+        }
+        Cluster { servers }
+    }
+
+    pub fn url(&self) -> String {
+        let hosts: Vec<String> =
+            self.servers.iter().map(|server| format!("127.0.0.1:{}", server.port)).collect();
+        format!("redis+cluster://{}", hosts.join(","))
     }
 }
 
