@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::{Access, Principal, Role};
-use crate::config::{Config, Environment, ModelConfig, Parts};
+use crate::config::{Config, Environment, ModelConfig, OnRestart, Parts};
 use crate::hub::{self, Hub};
 use crate::limits::ledger::Ledger;
 use crate::limits::{self, Permits};
@@ -30,7 +30,6 @@ use crate::relay::{self, Facts, Relay, now_ms, since_start, tail};
 use crate::store::{Error, Span, Store};
 use crate::surface::ai_sdk;
 use condition::{Condition, Report};
-use nodes::OnRestart;
 
 /// Where the process is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,7 +106,7 @@ impl App {
     /// Puts everything together. `settings` has been checked.
     pub fn new(config: &Config, settings: Settings, store: Arc<dyn Store>) -> Arc<App> {
         let (metrics, tracker) = (Arc::new(Metrics::default()), TaskTracker::new());
-        let (limits, on_restart) = (config.limits(settings.access.open), OnRestart::Continue);
+        let (limits, on_restart) = (config.limits(settings.access.open), config.store.on_restart);
         let ms = Duration::from_millis;
         let replay_window = Duration::from_secs(config.server.replay_window_s);
         let options = relay::Options {

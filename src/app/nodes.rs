@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{App, Phase};
+use crate::config::OnRestart;
 use crate::limits::ledger::Account;
 use crate::log::LogId;
 use crate::relay::running::Stop;
@@ -16,14 +17,6 @@ const TICK: Duration = Duration::from_millis(500);
 
 /// No stream runs for longer than this: what counts it is forgotten then.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
-
-/// What becomes of a stream whose process is gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnRestart {
-    Continue,
-    /// It ends `interrupted`.
-    Interrupt,
-}
 
 impl App {
     /// What a process does before it listens: finds what the last one has left.

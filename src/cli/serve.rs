@@ -57,7 +57,7 @@ pub fn run(command: &Serve) -> ExitCode {
         Err(error) => return refuse(&error),
     };
     let result = first.block_on(async {
-        let app = App::new(&config, settings, store::open(&config));
+        let app = App::new(&config, settings, store::open(&config, &environment)?);
         serve(command, config, app, handles, environment).await
     });
     first.shutdown_timeout(Duration::from_millis(200));

@@ -52,6 +52,11 @@ impl Config {
         Ok(config)
     }
 
+    /// Where Redis is.
+    pub fn store_url(&self, environment: &Environment) -> Result<String> {
+        secret(&self.store.url, environment).context("store.url")
+    }
+
     /// Who may come in. `open`: asked for on the command line.
     pub fn access(&self, open: bool, environment: &Environment) -> Result<Access> {
         let mut keys = BTreeMap::new();

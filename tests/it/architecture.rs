@@ -58,7 +58,7 @@ const RULES: [Rule; 22] = [
     Rule {
         module: "config",
         may: &["auth", "limits", "provider", "prompts", "store", "relay", "hub", "tls"],
-        must_not: &["tokio", "axum", "hyper", "reqwest", "moka", "redis", "Instant", "SystemTime"],
+        must_not: &["tokio", "axum", "hyper", "reqwest", "moka", "Instant", "SystemTime"],
     },
     Rule {
         module: "cli",

@@ -41,6 +41,8 @@ mod resume;
 mod shutdown;
 mod store_contract;
 mod store_coordination;
+mod store_disk;
 mod store_memory;
+mod store_redis;
 mod surfaces;
 mod waits;

@@ -4,6 +4,7 @@
 //! ends with `finish()`, which fails if anything is left: a running stream, a permit, a viewer, a tail, a task.
 
 pub mod provider;
+pub mod redis;
 pub mod shared;
 pub mod socket;
 pub mod sse;
@@ -59,6 +60,8 @@ pub struct Server {
     pub client: reqwest::Client,
     stop: CancellationToken,
     finished: bool,
+    /// What its store keeps, when the configuration names no place; gone with the server.
+    _data: tempfile::TempDir,
 }
 
 impl Server {
@@ -105,9 +108,13 @@ impl Server {
         file.write_all(config.as_bytes()).unwrap();
         let environment: BTreeMap<String, String> =
             environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let config = Config::load(Some(file.path()), &environment).unwrap();
+        let mut config = Config::load(Some(file.path()), &environment).unwrap();
+        let data = tempfile::tempdir().unwrap();
+        if config.store.path == Config::default().store.path {
+            config.store.path = data.path().to_owned();
+        }
         let settings = settings(&config, false, &environment).unwrap();
-        let store = store.unwrap_or_else(|| store::open(&config));
+        let store = store.unwrap_or_else(|| store::open(&config, &environment).unwrap());
         let app = App::new(&config, settings, store);
         let rate = Rate::new(app.limits.requests_per_minute);
         let router = router(&app, rate.as_ref());
@@ -116,7 +123,7 @@ impl Server {
         let stop = CancellationToken::new();
         app.tracker.spawn(connection::serve(listener, cores, router, app.tracker.clone(), stop.clone()));
         let client = relaystream::tls::client().redirect(reqwest::redirect::Policy::none()).build().unwrap();
-        Server { app, address, client, stop, finished: false }
+        Server { app, address, client, stop, finished: false, _data: data }
     }
 
     pub fn url(&self, path: &str) -> String {
