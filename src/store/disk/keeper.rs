@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 
 use super::archive::{self, Archive, Finished};
 use super::entry::Entry;
-use super::journal::{Item, Place, SEGMENT_BYTES};
+use super::journal::{Item, Place};
 use super::logs::Logs;
 use super::{now_ms, record};
 use crate::log::LogId;
@@ -219,7 +219,7 @@ fn collect(logs: &Logs, leftovers: &mut Leftovers) {
                 needed.push(entry.clone());
             }
         }
-        if !needed.is_empty() && total <= 2 * useful + 2 * SEGMENT_BYTES {
+        if !needed.is_empty() && total <= 2 * (useful + logs.options.segment_bytes) {
             return;
         }
         let anew = needed.iter().all(|entry| restate(logs, entry));
