@@ -253,7 +253,8 @@ async fn archives_make_room_in_total_by_owner_and_by_what_finished_logs_may_take
         assert_eq!(store.meta(other).await.is_ok(), user_bytes > 0, "another's room is not ours");
         drop(store);
         let store = open(&options);
-        assert!(store.held() <= 24_000 && store.meta(LogId(60)).await.is_ok());
+        assert!(store.held() <= 24_000, "{}", store.held());
+        assert!(store.meta(LogId(60)).await.is_ok());
         assert_eq!(store.meta(LogId(1)).await, Err(Error::NotFound));
     }
 }

@@ -283,7 +283,8 @@ impl Logs {
             self.forget(&entry, Box::new(|_| {}));
         }
         for archive in self.archives.all() {
-            if self.expired(Some(archive.newest_ms)) {
+            let empty = archive.weight.load(Relaxed) == 0;
+            if empty || self.expired(Some(archive.newest_ms)) {
                 self.drop_archive(archive.number);
             }
         }
@@ -335,9 +336,10 @@ impl Logs {
     fn drop_archive(&self, number: u32) {
         let Some(archive) = self.archives.take(number) else { return };
         if self.options.user_bytes > 0 {
+            let owners = self.archives.owners(&archive);
             for (owner, account) in self.ledger.accounts() {
-                let owned = archive.owned(archive::owner_hash(&owner)).unwrap_or(0);
-                account.fetch_sub(owned.min(account.load(Relaxed)), Relaxed);
+                let owned = owners.get(&archive::owner_hash(&owner)).copied().unwrap_or(0);
+                account.fetch_sub(owned, Relaxed);
             }
         }
         self.ledger.total.fetch_sub(archive.weight.load(Relaxed), Relaxed);

@@ -214,7 +214,14 @@ fn restore(logs: &mut Logs, recovered: Recovered) -> io::Result<Leftovers> {
             logs.chores.erase(log, places);
         }
     }
-    for (log, told) in recovered.logs {
+    // What was read last is not known any more: the oldest go first.
+    for archive in logs.archives.all() {
+        archive.read_at.store(u64::from(archive.number), Relaxed);
+        logs.reads.fetch_max(archive.number.into(), Relaxed);
+    }
+    let mut told: Vec<(LogId, Told)> = recovered.logs.into_iter().collect();
+    told.sort_unstable_by_key(|(_, told)| told.sealed_ms);
+    for (log, told) in told {
         let finished = told.sealed_ms.is_some() || told.damaged;
         // Archived right before the crash, which took the word for it.
         match if finished { logs.archives.find(log).map_err(unreadable)? } else { None } {
@@ -246,6 +253,7 @@ fn revive(logs: &mut Logs, id: LogId, told: Told) {
     let weight = entry.weight(&entry.kept());
     logs.ledger.replace(&entry.account, 0, weight);
     if sealed_ms.is_some() {
+        logs.touch(&entry);
         logs.count_finished(weight);
     }
     if orphan {
