@@ -137,13 +137,18 @@ pub struct Log {
 
 impl Log {
     /// A log as an engine kept it: `drafts` are those after `trimmed`, `epochs` as [`Log::epochs`] told them.
-    pub fn restored(trimmed: Position, epochs: Vec<(u16, u64)>, drafts: Vec<Draft>, closed: bool) -> Log {
+    pub fn restored(
+        trimmed: Position,
+        epochs: Vec<(u16, u64)>,
+        drafts: Vec<Arc<Draft>>,
+        closed: bool,
+    ) -> Log {
         let mut log = Log { trimmed, head: trimmed, closed, ..Log::default() };
         for draft in drafts {
             let seq = log.head.seq + 1;
             log.head = Position::new(epoch_at(&epochs, seq), seq);
             log.weight += draft.weight();
-            log.records.push_back(Record { position: log.head, draft: draft.into() });
+            log.records.push_back(Record { position: log.head, draft });
         }
         log.epochs = epochs;
         log

@@ -62,7 +62,7 @@ const RULES: [Rule; 22] = [
     },
     Rule {
         module: "cli",
-        may: &["core", "app", "config", "http", "metrics", "reload", "telemetry", "relay", "tls"],
+        may: &["core", "store", "app", "config", "http", "metrics", "reload", "telemetry", "relay", "tls"],
         must_not: &["moka", "redis"],
     },
     Rule { module: "main", may: &["cli"], must_not: &IMPURE },

@@ -42,6 +42,8 @@ mod shutdown;
 mod store_contract;
 mod store_coordination;
 mod store_disk;
+mod store_disk_faults;
+mod store_disk_kill;
 mod store_memory;
 mod store_redis;
 mod surfaces;

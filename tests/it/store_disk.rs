@@ -194,3 +194,129 @@ async fn what_is_removed_is_gone_from_the_disk() {
         assert_eq!(store.held(), 0);
     }
 }
+
+#[tokio::test]
+async fn finished_logs_go_by_age_with_their_bytes_and_running_ones_stay() {
+    for archive_bytes in [1, u64::MAX] {
+        let disks = Disks::new();
+        let retain = Duration::from_millis(300);
+        let options = Options { archive_bytes, retain, ..disks.options() };
+        let store = open(&options);
+        let (running, ended) = (created(&*store, 1).await, created(&*store, 2).await);
+        store.append(running, batch(START, &["on its way"])).await.unwrap();
+        let kept = store.held();
+        store.append(ended, sealing(START, &["over"])).await.unwrap();
+        store.sweep();
+        assert_eq!(texts(&store, ended).await, ["over"]);
+        sleep(retain).await;
+        assert_eq!(store.read(ended, START, 1).await.err(), Some(Error::NotFound), "at once, swept or not");
+        gone(&store, &options, "over").await;
+        soon("the bytes to be given back", async {
+            while store.held() != store.held().min(kept) {
+                store.sweep();
+                sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        drop(store);
+        let store = open(&options);
+        assert_eq!(store.meta(ended).await, Err(Error::NotFound));
+        assert_eq!(texts(&store, running).await, ["on its way"]);
+    }
+}
+
+#[tokio::test]
+async fn archives_make_room_in_total_by_owner_and_by_what_finished_logs_may_take() {
+    let text = "x".repeat(1_000);
+    for (total_bytes, user_bytes, retain_bytes) in [(20_000, 0, 0), (0, 20_000, 0), (0, 0, 20_000)] {
+        let disks = Disks::new();
+        let options = Options { archive_bytes: 1, total_bytes, user_bytes, retain_bytes, ..disks.options() };
+        let store = open(&options);
+        let other = LogId(1000);
+        store.create(other, meta("some/body"), Bytes::new()).await.unwrap();
+        store.append(other, sealing(START, &["another's"])).await.unwrap();
+        for n in 1..=60 {
+            let log = created(&*store, n).await;
+            store.append(log, sealing(START, &[&text])).await.unwrap();
+            store.sweep();
+            sleep(Duration::from_millis(1)).await;
+        }
+        soon("the oldest to go", async {
+            while store.held() > 24_000 {
+                store.sweep();
+                sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        assert_eq!(store.meta(LogId(1)).await, Err(Error::NotFound));
+        assert!(store.meta(LogId(60)).await.is_ok());
+        assert_eq!(store.meta(other).await.is_ok(), user_bytes > 0, "another's room is not ours");
+        drop(store);
+        let store = open(&options);
+        assert!(store.held() <= 24_000, "{}", store.held());
+        assert!(store.meta(LogId(60)).await.is_ok());
+        assert_eq!(store.meta(LogId(1)).await, Err(Error::NotFound));
+    }
+}
+
+/// A room is written to for ever, beside a stream that just stands there: neither pins what others left behind.
+#[tokio::test]
+async fn the_journal_stays_short_whatever_runs_on() {
+    let disks = Disks::new();
+    let options = Options { segment_bytes: 16_384, archive_bytes: 50_000, ..disks.options() };
+    let store = open(&options);
+    let (silent, room) = (created(&*store, 1).await, LogId(2));
+    let at = store.append(silent, batch(START, &["said long ago"])).await.unwrap();
+    store.create(room, Meta { trim_bytes: Some(4_000), ..meta("") }, Bytes::new()).await.unwrap();
+    store.claim("key", "value", Duration::from_secs(600)).await.unwrap();
+    let mut head = START;
+    for n in 0..6_000_u32 {
+        head = store.append(room, batch(head, &[&format!("line {n:0>60}")])).await.unwrap();
+        if n % 50 == 0 {
+            let log = created(&*store, 100 + u128::from(n)).await;
+            store.append(log, sealing(START, &["ended"])).await.unwrap();
+        }
+        if n % 100 == 0 {
+            store.sweep();
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+    soon("the journal to be short", async {
+        let journal = options.path.join("journal");
+        while content(&journal).len() > 150_000 {
+            store.sweep();
+            sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    drop(store);
+    let store = open(&options);
+    assert_eq!(texts(&store, silent).await, ["said long ago"]);
+    assert_eq!(store.claimed("key").await, Ok(Some("value".into())));
+    assert_eq!(store.check(room, START).await, Ok(Err(Bad::Trimmed)));
+    assert_eq!(store.check(room, head).await, Ok(Ok(())));
+    assert_eq!(texts(&store, room).await.last(), Some(&format!("line {:0>60}", 5_999)));
+    assert_eq!(texts(&store, LogId(150)).await, ["ended"]);
+    store.append(silent, Batch { epoch: 1, ..batch(at, &["and on"]) }).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_directory_is_one_process_s_and_for_its_user_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let disks = Disks::new();
+    let options = disks.options();
+    let store = open(&options);
+    created(&*store, 1).await;
+    let Err(refused) = Disk::open(&options) else { panic!("two at once") };
+    assert!(refused.to_string().contains("in use by another process"), "{refused}");
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&options.path), mode(&options.path.join("journal"))), (0o700, 0o700));
+    for entry in std::fs::read_dir(options.path.join("journal")).unwrap() {
+        assert_eq!(mode(&entry.unwrap().path()), 0o600);
+    }
+    store.close().await.unwrap();
+    drop(store);
+    assert!(open(&options).meta(LogId(1)).await.is_ok(), "what a process left locked opens at once");
+    let file = options.path.join("lock").join("below a file");
+    assert!(Disk::open(&Options::new(file)).is_err());
+}

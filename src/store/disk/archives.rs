@@ -1,6 +1,6 @@
 //! All archives: which one holds a log, what they weigh, which one goes.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, ErrorKind};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -16,7 +16,7 @@ pub struct Archives {
     /// By number, so the oldest first.
     all: RwLock<BTreeMap<u32, Arc<Archive>>>,
     /// Forgotten already, but still to be marked and overwritten on the disk.
-    removing: Mutex<HashSet<LogId>>,
+    removing: Mutex<HashMap<LogId, archive::Entry>>,
     /// The number of the next; none is given twice.
     next: AtomicU32,
 }
@@ -52,7 +52,7 @@ impl Archives {
     /// Whether it is worth asking the disk.
     pub fn may_hold(&self, log: LogId) -> bool {
         let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
-        all.values().any(|archive| archive.may_hold(log)) && !lock(&self.removing).contains(&log)
+        all.values().any(|archive| archive.may_hold(log)) && !lock(&self.removing).contains_key(&log)
     }
 
     /// The archive that holds a log, and where. The youngest first: it is asked for most.
@@ -61,7 +61,7 @@ impl Archives {
         for archive in self.all().into_iter().rev().filter(|archive| archive.may_hold(log)) {
             match archive.find(log) {
                 Ok(Lookup::Entry(_, entry)) => {
-                    return Ok(Some((archive, entry)).filter(|_| !lock(&self.removing).contains(&log)));
+                    return Ok(Some((archive, entry)).filter(|_| !lock(&self.removing).contains_key(&log)));
                 }
                 Ok(Lookup::Damaged) => damaged = true,
                 Ok(Lookup::Absent | Lookup::Removed(_)) => {}
@@ -95,12 +95,28 @@ impl Archives {
     /// What an owner's logs weigh in all archives together.
     pub fn owned(&self, owner: &str) -> u64 {
         let (hash, all) = (archive::owner_hash(owner), self.all());
-        all.iter().filter_map(|archive| archive.owned(hash).ok()).sum()
+        let written: u64 = all.iter().filter_map(|archive| archive.owned(hash).ok()).sum();
+        let removing = lock(&self.removing);
+        let hidden: u64 =
+            removing.values().filter(|entry| entry.owner == hash).map(|entry| entry.weight).sum();
+        written.saturating_sub(hidden)
+    }
+
+    /// What is kept of an archive, by the hash of its owner.
+    pub fn owners(&self, archive: &Archive) -> HashMap<u64, u64> {
+        let mut owners = HashMap::new();
+        let removing = lock(&self.removing);
+        for entry in archive.index().unwrap_or_default().into_iter().flatten() {
+            if !entry.removed && !removing.contains_key(&entry.log) {
+                *owners.entry(entry.owner).or_default() += entry.weight;
+            }
+        }
+        owners
     }
 
     /// Nobody finds it from now on; false if so already. To be followed by [`Archives::remove`].
     pub fn hide(&self, archive: &Archive, entry: &archive::Entry) -> bool {
-        let hidden = lock(&self.removing).insert(entry.log);
+        let hidden = lock(&self.removing).insert(entry.log, *entry).is_none();
         if hidden {
             archive.weight.fetch_sub(entry.weight, Relaxed);
         }

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use super::archive;
 use super::journal::Place;
-use super::record::{self, State};
+use super::record::{Created, State};
 use crate::log::{Log, LogId};
 use crate::store::ledger::{Account, Ledger};
 use crate::store::{Error, Meta, lock};
@@ -90,7 +90,8 @@ impl Entry {
 
     /// A frame that says all there is to say about it.
     pub fn state(&self, kept: &Kept) -> Vec<u8> {
-        record::state(self.id, (&self.meta, &kept.plan), &kept.log, kept.sealed_ms, kept.damaged)
+        let created = Created { meta: self.meta.clone(), plan: kept.plan.clone() };
+        State::of(created, &kept.log, kept.sealed_ms, kept.damaged).frame(self.id)
     }
 
     /// Takes its bytes off the ledger, once, and tells those who wait. True if it was there.

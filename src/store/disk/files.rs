@@ -15,7 +15,8 @@ pub enum Operation {
     /// Of so many bytes. A hook may let fewer pass.
     Write(usize),
     Sync,
-    Truncate,
+    /// To so many bytes.
+    Truncate(u64),
 }
 
 /// Decides what the disk does: how many bytes of a write pass, or the error.
@@ -42,6 +43,14 @@ pub enum OpenError {
 }
 
 impl Directory {
+    /// Locks a directory that must be there already.
+    pub fn existing(path: &Path) -> Result<Directory, OpenError> {
+        match fs::metadata(path) {
+            Ok(_) => Directory::open(path, None),
+            Err(source) => Err(OpenError::Io { path: path.to_owned(), source }),
+        }
+    }
+
     /// Makes the directory if there is none, and locks it. The lock goes with the process, however that ends.
     pub fn open(path: &Path, hook: Option<Hook>) -> Result<Directory, OpenError> {
         let failed = |source| OpenError::Io { path: path.to_owned(), source };
@@ -152,7 +161,7 @@ impl File {
     }
 
     pub fn truncate(&self, length: u64) -> io::Result<()> {
-        ask(self.hook.as_ref(), Operation::Truncate, 0)?;
+        ask(self.hook.as_ref(), Operation::Truncate(length), 0)?;
         self.file.set_len(length)
     }
 

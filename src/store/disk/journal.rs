@@ -17,8 +17,6 @@ use super::frame::{self, HEAD, Head};
 use crate::log::LogId;
 use crate::store::{Error, lock};
 
-/// A segment that has reached this is followed by the next.
-pub const SEGMENT_BYTES: u64 = 16 << 20;
 /// Given up when the disk is full, so that running logs can be closed.
 const RESERVE_BYTES: usize = 1 << 20;
 const RESERVE: &str = "reserve";
@@ -71,6 +69,8 @@ struct Writer {
     /// The bytes of each segment; the last is written to.
     segments: BTreeMap<u32, u64>,
     file: Arc<File>,
+    /// A segment that has reached this is followed by the next.
+    segment_bytes: u64,
     unsynced: Vec<Arc<File>>,
     /// A segment's name is not known to last yet.
     named: bool,
@@ -95,6 +95,7 @@ impl Journal {
     pub fn open(
         directory: Arc<Directory>,
         sync: Sync,
+        segment_bytes: u64,
         mut segments: BTreeMap<u32, u64>,
     ) -> io::Result<Journal> {
         let file = match segments.last_key_value() {
@@ -108,11 +109,13 @@ impl Journal {
             directory: directory.clone(),
             segments,
             file: Arc::new(file),
+            segment_bytes,
             unsynced: Vec::new(),
             named: true,
             health: Health::Fine,
         };
-        if reserve(&directory).is_err() {
+        let kept = directory.file(RESERVE).and_then(|file| file.length());
+        if kept.ok() != Some(RESERVE_BYTES as u64) && reserve(&directory).is_err() {
             writer.health = Health::Full;
         }
         let (writer, queue, bell) = (Mutex::new(writer), Mutex::default(), Condvar::new());
@@ -341,7 +344,7 @@ impl Writer {
     fn roll(&mut self) {
         let last = self.segments.last_key_value().expect("there is always a segment to write to");
         let (number, bytes) = (*last.0 + 1, *last.1);
-        if bytes >= SEGMENT_BYTES
+        if bytes >= self.segment_bytes
             && let Ok(file) = self.directory.create(&segment_name(number))
         {
             self.segments.insert(number, 0);

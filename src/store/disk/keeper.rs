@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 
 use super::archive::{self, Archive, Finished};
 use super::entry::Entry;
-use super::journal::{Item, Place, SEGMENT_BYTES};
+use super::journal::{Item, Place};
 use super::logs::Logs;
 use super::{now_ms, record};
 use crate::log::LogId;
@@ -219,7 +219,7 @@ fn collect(logs: &Logs, leftovers: &mut Leftovers) {
                 needed.push(entry.clone());
             }
         }
-        if !needed.is_empty() && total <= 2 * useful + 2 * SEGMENT_BYTES {
+        if !needed.is_empty() && total <= 2 * (useful + logs.options.segment_bytes) {
             return;
         }
         let anew = needed.iter().all(|entry| restate(logs, entry));
@@ -283,7 +283,8 @@ impl Logs {
             self.forget(&entry, Box::new(|_| {}));
         }
         for archive in self.archives.all() {
-            if self.expired(Some(archive.newest_ms)) {
+            let empty = archive.weight.load(Relaxed) == 0;
+            if empty || self.expired(Some(archive.newest_ms)) {
                 self.drop_archive(archive.number);
             }
         }
@@ -335,9 +336,10 @@ impl Logs {
     fn drop_archive(&self, number: u32) {
         let Some(archive) = self.archives.take(number) else { return };
         if self.options.user_bytes > 0 {
+            let owners = self.archives.owners(&archive);
             for (owner, account) in self.ledger.accounts() {
-                let owned = archive.owned(archive::owner_hash(&owner)).unwrap_or(0);
-                account.fetch_sub(owned.min(account.load(Relaxed)), Relaxed);
+                let owned = owners.get(&archive::owner_hash(&owner)).copied().unwrap_or(0);
+                account.fetch_sub(owned, Relaxed);
             }
         }
         self.ledger.total.fetch_sub(archive.weight.load(Relaxed), Relaxed);

@@ -18,8 +18,10 @@ pub mod frame;
 mod journal;
 mod keeper;
 mod logs;
+pub mod offline;
 pub mod record;
 mod recovery;
+pub mod text;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -66,6 +68,8 @@ pub struct Options {
     pub cache_bytes: u64,
     /// Finished logs of so many bytes make an archive; until then they are in memory, too.
     pub archive_bytes: u64,
+    /// Of the journal's files.
+    pub segment_bytes: u64,
     /// Lets a test decide what the disk does.
     pub hook: Option<Hook>,
 }
@@ -82,6 +86,7 @@ impl Options {
             user_bytes: 0,
             cache_bytes: 32 << 20,
             archive_bytes: 16 << 20,
+            segment_bytes: 16 << 20,
             hook: None,
         }
     }
@@ -105,7 +110,8 @@ impl Disk {
         let recovered = recovery::read(&directory, true).map_err(failed)?;
         let archives = Archives::open(&directory).map_err(failed)?;
         let journal =
-            Journal::open(directory.clone(), options.sync, recovered.segments.clone()).map_err(failed)?;
+            Journal::open(directory.clone(), options.sync, options.segment_bytes, recovered.segments.clone())
+                .map_err(failed)?;
         let mut logs = Logs {
             journal,
             live: Mutex::default(),
@@ -208,7 +214,14 @@ fn restore(logs: &mut Logs, recovered: Recovered) -> io::Result<Leftovers> {
             logs.chores.erase(log, places);
         }
     }
-    for (log, told) in recovered.logs {
+    // What was read last is not known any more: the oldest go first.
+    for archive in logs.archives.all() {
+        archive.read_at.store(u64::from(archive.number), Relaxed);
+        logs.reads.fetch_max(archive.number.into(), Relaxed);
+    }
+    let mut told: Vec<(LogId, Told)> = recovered.logs.into_iter().collect();
+    told.sort_unstable_by_key(|(_, told)| told.sealed_ms);
+    for (log, told) in told {
         let finished = told.sealed_ms.is_some() || told.damaged;
         // Archived right before the crash, which took the word for it.
         match if finished { logs.archives.find(log).map_err(unreadable)? } else { None } {
@@ -240,6 +253,7 @@ fn revive(logs: &mut Logs, id: LogId, told: Told) {
     let weight = entry.weight(&entry.kept());
     logs.ledger.replace(&entry.account, 0, weight);
     if sealed_ms.is_some() {
+        logs.touch(&entry);
         logs.count_finished(weight);
     }
     if orphan {

@@ -4,6 +4,8 @@
 //! read as it was written gives None, never a panic and never more memory than the bytes given. Payloads that are read
 //! share the memory of the body they came in.
 
+use std::sync::Arc;
+
 use bytes::{Buf, BufMut, Bytes};
 
 use super::frame::{self, Kind};
@@ -34,7 +36,7 @@ pub struct State {
     pub trimmed: Position,
     /// Each epoch with its first seq.
     pub epochs: Vec<(u16, u64)>,
-    pub drafts: Vec<Draft>,
+    pub drafts: Vec<Arc<Draft>>,
     pub sealed_ms: Option<u64>,
     /// A part of it could not be read back: it is kept to say so.
     pub damaged: bool,
@@ -71,28 +73,6 @@ pub fn append(
     frame::finish(body, Kind::Append, log)
 }
 
-/// A log as it stands. A sealed one has no plan any more.
-pub fn state(
-    id: LogId,
-    created: (&Meta, &Bytes),
-    log: &Log,
-    sealed_ms: Option<u64>,
-    damaged: bool,
-) -> Vec<u8> {
-    let mut body = frame::begin();
-    put_created(&mut body, created.0, created.1);
-    body.put_u64_le(sealed_ms.unwrap_or(ABSENT));
-    body.put_u8(damaged.into());
-    put_position(&mut body, log.trimmed());
-    put_length(&mut body, log.epochs().len());
-    for (epoch, first) in log.epochs() {
-        body.put_u16_le(*epoch);
-        body.put_u64_le(*first);
-    }
-    put_drafts(&mut body, log.records().map(|record| &*record.draft), log.records().len());
-    frame::finish(body, Kind::State, id)
-}
-
 pub fn remove(log: LogId) -> Vec<u8> {
     frame::finish(frame::begin(), Kind::Remove, log)
 }
@@ -113,6 +93,35 @@ pub fn release(key: &str) -> Vec<u8> {
     let mut body = frame::begin();
     put_bytes(&mut body, key.as_bytes());
     frame::finish(body, Kind::Release, LogId(0))
+}
+
+impl State {
+    pub fn of(created: Created, log: &Log, sealed_ms: Option<u64>, damaged: bool) -> State {
+        State {
+            created,
+            trimmed: log.trimmed(),
+            epochs: log.epochs().to_vec(),
+            drafts: log.records().map(|record| record.draft.clone()).collect(),
+            sealed_ms,
+            damaged,
+        }
+    }
+
+    /// Its frame.
+    pub fn frame(&self, log: LogId) -> Vec<u8> {
+        let mut body = frame::begin();
+        put_created(&mut body, &self.created.meta, &self.created.plan);
+        body.put_u64_le(self.sealed_ms.unwrap_or(ABSENT));
+        body.put_u8(self.damaged.into());
+        put_position(&mut body, self.trimmed);
+        put_length(&mut body, self.epochs.len());
+        for (epoch, first) in &self.epochs {
+            body.put_u16_le(*epoch);
+            body.put_u64_le(*first);
+        }
+        put_drafts(&mut body, self.drafts.iter().map(|draft| &**draft), self.drafts.len());
+        frame::finish(body, Kind::State, log)
+    }
 }
 
 impl Created {
@@ -143,7 +152,7 @@ impl State {
         for _ in 0..count {
             epochs.push((body.try_get_u16_le().ok()?, body.try_get_u64_le().ok()?));
         }
-        let drafts = take_drafts(&mut body)?;
+        let drafts = take_drafts(&mut body)?.into_iter().map(Arc::new).collect();
         body.is_empty().then_some(State { created, trimmed, epochs, drafts, sealed_ms, damaged })
     }
 }

@@ -170,6 +170,11 @@ impl Told {
         Told { log, sealed_ms: state.sealed_ms, damaged: state.damaged, ..told }
     }
 
+    /// As one frame would tell it.
+    pub fn state(&self) -> State {
+        State::of(self.created.clone(), &self.log, self.sealed_ms, self.damaged)
+    }
+
     fn append(&mut self, appended: Appended) {
         let Appended { expected, epoch, drafts, sealed_ms } = appended;
         let batch = Batch { expected, epoch, drafts, seal: sealed_ms.is_some() };
