@@ -189,6 +189,7 @@ impl App {
         };
         let _viewers_come_back_anyway = tokio::time::timeout(LAST_ENDINGS, told).await;
         self.phase.send_replace(Phase::Closing);
+        self.relay.send_home();
     }
 
     /// The facts of a stream that this principal may read. Foreign streams are not found, like unknown ones.

@@ -28,6 +28,7 @@ pub mod watch;
 
 use std::any::Any;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
@@ -115,6 +116,8 @@ pub struct Relay {
     running: Mutex<HashMap<LogId, Arc<Running>>>,
     tails: Mutex<HashMap<LogId, Weak<Tail>>>,
     sampler: Arc<Sampler>,
+    /// Viewers are sent home.
+    leaving: Arc<AtomicBool>,
 }
 
 impl Relay {
@@ -134,6 +137,7 @@ impl Relay {
             running: Mutex::default(),
             tails: Mutex::default(),
             sampler: Arc::default(),
+            leaving: Arc::default(),
         })
     }
 
@@ -222,6 +226,14 @@ impl Relay {
         }
     }
 
+    /// Sends every viewer of a stream that still runs home.
+    pub fn send_home(&self) {
+        self.leaving.store(true, Relaxed);
+        for tail in lock(&self.tails).values().filter_map(Weak::upgrade) {
+            tail.watchers.wake_all();
+        }
+    }
+
     pub async fn facts(&self, id: LogId) -> Result<Facts, store::Error> {
         let meta = self.store.meta(id).await?;
         serde_json::from_slice(&meta.data).map_err(|_| store::Error::NotFound)
@@ -233,7 +245,7 @@ impl Relay {
         if let Some(tail) = known() {
             return Ok(tail);
         }
-        let opened = Tail::open(&self.store, id, &self.options.tail, &self.tracker).await?;
+        let opened = Tail::open(&self.store, id, &self.options.tail, &self.tracker, &self.leaving).await?;
         let mut tails = lock(&self.tails);
         if let Some(tail) = tails.get(&id).and_then(Weak::upgrade) {
             return Ok(tail);
