@@ -118,6 +118,9 @@ async fn serve(
     if tokio::time::timeout(LAST_WORDS, app.tracker.wait()).await.is_err() {
         warn!(left = app.tracker.len(), "some connections did not end in time");
     }
+    if let Err(error) = app.relay.store.close().await {
+        warn!(%error, "what was kept last may not survive a power loss");
+    }
     info!("stopped");
     Ok(())
 }
