@@ -121,7 +121,7 @@ async fn serve(
         warn!(left = app.tracker.len(), "some connections did not end in time");
     }
     if let Err(error) = app.relay.store.close().await {
-        warn!(%error, "the store could not be closed");
+        warn!(%error, "what was kept last may not survive a power loss");
     }
     info!("stopped");
     Ok(())

@@ -186,6 +186,9 @@ fn mistakes_are_named_by_their_path() {
         ("[server]\ndrain_s = \"long\"\n", &[], "server.drain_s"),
         ("[server]\nlisten = \"nowhere\"\n", &[], "server.listen"),
         ("[store]\nengine = \"paper\"\n", &[], "store.engine"),
+        ("[store]\nsync = \"sometimes\"\n", &[], "store.sync: expected"),
+        ("[store]\nsync = \"interval:0\"\n", &[], "store.sync: expected"),
+        ("[store]\non_restart = \"forget\"\n", &[], "store.on_restart"),
         ("[limits]\nstream_bytes = -1\n", &[], "limits.stream_bytes"),
         ("[models.m]\ntargets = []\nfoo = 1\n", &[], "models.m"),
         (

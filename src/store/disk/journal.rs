@@ -12,6 +12,8 @@ use std::io::{self, ErrorKind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, TryLockError};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::files::{Directory, File};
 use super::frame::{self, HEAD, Head};
 use crate::log::LogId;
@@ -145,24 +147,25 @@ impl Journal {
         self.bell.notify_one();
     }
 
-    /// The thread that writes what is gathered, until [`Journal::stop`].
+    /// The thread that writes what is gathered, and syncs at intervals, until [`Journal::stop`].
     pub fn run(&self) {
-        let interval = if let Sync::Interval(every) = self.sync { every } else { Duration::from_secs(3600) };
+        let every = if let Sync::Interval(every) = self.sync { every } else { Duration::MAX };
+        let mut synced = Instant::now();
         loop {
             let (items, stopping) = {
-                let queue = lock(&self.queue);
                 let idle = |queue: &mut Queue| queue.items.is_empty() && !queue.stopping;
-                let waited = self.bell.wait_timeout_while(queue, interval, idle);
+                let left = every.saturating_sub(synced.elapsed());
+                let waited = self.bell.wait_timeout_while(lock(&self.queue), left, idle);
                 let mut queue = waited.unwrap_or_else(PoisonError::into_inner).0;
                 (std::mem::take(&mut queue.items), queue.stopping)
             };
-            let waited = items.is_empty();
-            self.write_all(items);
-            if waited && matches!(self.sync, Sync::Interval(_)) {
-                let _told_by_health = self.sync();
-            }
-            if stopping && waited {
+            if stopping && items.is_empty() {
                 return;
+            }
+            self.write_all(items);
+            if synced.elapsed() >= every {
+                let _told_by_health = self.sync();
+                synced = Instant::now();
             }
         }
     }

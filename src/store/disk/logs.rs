@@ -200,11 +200,11 @@ impl Logs {
         }
         let weight = entry.weight(&kept);
         self.ledger.replace(&entry.account, before, weight);
-        drop(kept);
         if sealed_ms.is_some() {
             self.touch(entry);
-            lock(&self.orphans).remove(&entry.id);
             self.count_finished(weight);
+            drop(kept);
+            lock(&self.orphans).remove(&entry.id);
         }
         Ok(head)
     }
@@ -276,10 +276,10 @@ impl Logs {
     }
 
     /// Takes a log out of memory; its frames are overwritten soon. False if another was first, or will be: a log that is
-    /// being written is buried when that is done.
+    /// being written is buried when that is done, and one that was archived meanwhile is its archive's.
     pub fn forget(&self, entry: &Arc<Entry>, then: Box<dyn FnOnce(Result<(), Error>) + Send>) -> bool {
         let mut kept = entry.kept();
-        if !entry.forget(&mut kept, &self.ledger) {
+        if kept.archive.is_some() || !entry.forget(&mut kept, &self.ledger) {
             return false;
         }
         if kept.sealed_ms.is_some() {
