@@ -19,6 +19,8 @@ use super::{Error, Node, RUNNING_TTL, TOMBSTONE_TTL};
 use crate::log::{Batch, Draft, Log, LogId, Position, Refused};
 use crate::store::Meta;
 
+/// How long somebody who asks may be kept waiting for Redis.
+const MOMENT: Duration = Duration::from_secs(3);
 /// Between two tries of a call that Redis could not answer.
 const REST: Duration = Duration::from_millis(100);
 
@@ -54,12 +56,9 @@ impl Append {
 }
 
 impl Node {
-    /// Runs a script that may run twice, and tries again once if Redis was away.
+    /// Runs a script that may run twice, and gives Redis a moment to come back.
     pub async fn ask(&self, script: &Script, keys: &[&str], args: &[&[u8]]) -> Result<Value, Error> {
-        match self.commands.run_script(script, keys, args).await {
-            Err(Failure::Away(_)) => Ok(self.commands.run_script(script, keys, args).await?),
-            answer => Ok(answer?),
-        }
+        self.insist(Instant::now() + MOMENT, script, keys, args).await
     }
 
     /// Gives a command that may run twice, and waits for Redis as long as `until`.
