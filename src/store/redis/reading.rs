@@ -256,13 +256,13 @@ impl Node {
     }
 
     /// Drops a copy that nobody uses, unless somebody has just begun to.
-    pub fn drop_copy(self: &Arc<Self>, copy: Arc<Copy>) {
+    pub fn drop_copy(self: &Arc<Self>, copy: &Arc<Copy>) {
         let mut running = self.running();
-        if self.unused(&copy, self.now()) {
+        if self.unused(copy, self.now()) {
             running.remove(&copy.id);
             drop(running);
             copy.forget();
-            self.stop_following(&copy);
+            self.stop_following(copy);
         }
     }
 

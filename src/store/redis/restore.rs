@@ -77,6 +77,8 @@ impl Node {
 
     /// Looks whether Redis still has all that this node writes: after a time without a lease or a connection.
     pub async fn audit(self: &Arc<Self>) {
+        // One at a time: connections may break faster than this takes.
+        let _turn = self.auditing.lock().await;
         let owned: Vec<_> = self.running().values().filter(|copy| copy.is_owned()).cloned().collect();
         let look = |copy: Arc<Copy>| async move {
             let _turn = copy.writing.lock().await;
