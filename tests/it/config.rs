@@ -184,6 +184,7 @@ fn mistakes_are_named_by_their_path() {
         ("[server]\ndrain_s = \"long\"\n", &[], "server.drain_s"),
         ("[server]\nlisten = \"nowhere\"\n", &[], "server.listen"),
         ("[store]\nengine = \"paper\"\n", &[], "store.engine"),
+        ("[store.redis]\nlease = 5\n", &[], "store.redis.lease"),
         ("[limits]\nstream_bytes = -1\n", &[], "limits.stream_bytes"),
         ("[models.m]\ntargets = []\nfoo = 1\n", &[], "models.m"),
         (

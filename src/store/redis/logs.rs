@@ -102,10 +102,18 @@ impl Node {
         // Listed first: a log that nobody knows to be ours would never be taken over.
         let listed = async { if own { self.list_as_own(log, until).await } else { Ok(()) } };
         let (listed, made) = tokio::join!(listed, self.make(log, &meta, &plan, Position::START, until));
-        if !made? {
+        let made = match (made, listed) {
+            (Ok(made), Ok(())) => made,
+            (Err(error), _) | (_, Err(error)) => {
+                // It may be there nevertheless, and somebody would go on with it one day.
+                let node = self.clone();
+                self.tasks.spawn(async move { node.remove(log).await });
+                return Err(error);
+            }
+        };
+        if !made {
             return Err(Error::Exists);
         }
-        listed?;
         if own {
             let copy = Copy::owned(log, meta, plan, Log::default(), self.ledger.clone());
             copy.used(self.now());
@@ -270,7 +278,9 @@ impl Node {
         if seal {
             let window = u64::try_from(self.sealed_ttl().as_millis()).unwrap_or(u64::MAX);
             copy.expires(self.now().saturating_add(window));
-            self.lease.is_over(copy.id);
+            if copy.is_owned() {
+                self.lease.is_closed(copy.clone(), self.now());
+            }
             self.settle(copy);
         }
         Ok(())

@@ -47,11 +47,13 @@ impl Node {
     /// A copy that can be read from now.
     pub async fn copy(self: &Arc<Self>, log: LogId) -> Result<Arc<Copy>, Error> {
         loop {
-            if let Some(copy) = self.closed_copy(log) {
-                return Ok(copy);
-            }
-            let new = || Copy::followed(log, self.ledger.clone());
-            let copy = self.running().entry(log).or_insert_with(new).clone();
+            let copy = match self.known(log) {
+                Some(copy) => copy,
+                None => {
+                    let new = || Copy::followed(log, self.ledger.clone());
+                    self.running().entry(log).or_insert_with(new).clone()
+                }
+            };
             copy.used(self.now());
             match copy.standing() {
                 Standing::Gone => self.let_go(&copy),
@@ -109,6 +111,12 @@ impl Node {
             changed.set(copy.changed.notified());
             copy.used(self.now());
         }
+    }
+
+    /// First the running ones: a log that closes is put among the others before it is taken from these.
+    fn known(&self, log: LogId) -> Option<Arc<Copy>> {
+        let running = self.running().get(&log).cloned();
+        running.or_else(|| self.closed_copy(log))
     }
 
     fn closed_copy(&self, log: LogId) -> Option<Arc<Copy>> {

@@ -21,20 +21,22 @@ const CHUNK: usize = 256;
 const AT_ONCE: usize = 16;
 
 impl Node {
-    /// Puts back what this node wrote after `head`.
+    /// Puts back what this node wrote after `head`, and the seal.
     pub async fn put_back_tail(&self, copy: &Copy, head: Position, until: Instant) -> Result<(), Error> {
         let (records, closed) = copy.since(head.seq);
         tracing::warn!(log = %copy.id, records = records.len(), "Redis has lost the end of a log: it is put back");
         let (mut at, mut left) = (head, &records[..]);
-        while let Some(first) = left.first() {
-            let epoch = first.position.epoch;
+        loop {
+            let epoch = left.first().map_or(at.epoch, |first| first.position.epoch);
             let same = left.iter().take_while(|record| record.position.epoch == epoch).take(CHUNK).count();
             let (chunk, rest) = left.split_at(same);
             let batch = Batch { expected: at, epoch, drafts: drafts(chunk), seal: closed && rest.is_empty() };
             at = self.put_back(copy.id, batch, until).await?;
             left = rest;
+            if left.is_empty() {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     /// Makes a log anew that Redis has lost. Returns the copy that takes the place of this one.
@@ -95,6 +97,23 @@ impl Node {
             }
         };
         futures_util::stream::iter(owned).for_each_concurrent(AT_ONCE, look).await;
+        for copy in self.lease.closed_lately() {
+            if let Err(error) = self.close_again(&copy).await {
+                tracing::warn!(log = %copy.id, %error, "a log that was closed here could not be looked after");
+            }
+        }
+    }
+
+    /// A log that this node closed, and that Redis may have open again.
+    async fn close_again(&self, copy: &Copy) -> Result<(), Error> {
+        let (head, until) = (copy.head(), self.patience());
+        let nothing = Batch { expected: head, epoch: head.epoch, drafts: Vec::new(), seal: false };
+        match self.send(copy.id, &Append::new(self, nothing), until).await? {
+            Said::Accepted(head) | Said::Stale(head) if copy.check(head).is_ok() => {
+                self.put_back_tail(copy, head, until).await
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Notes that this node writes the log, for those who come when it is dead.

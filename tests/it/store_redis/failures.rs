@@ -21,7 +21,7 @@ const SOON: Duration = Duration::from_secs(5 + 4);
 async fn while_cutting<T>(server: &RedisServer, kind: &str, done: impl Future<Output = T>) -> T {
     let cutting = async {
         loop {
-            sleep(Duration::from_millis(40)).await;
+            sleep(Duration::from_millis(100)).await;
             server.run::<i64>(&format!("CLIENT KILL TYPE {kind} SKIPME yes")).await.expect("reachable");
         }
     };
