@@ -165,8 +165,13 @@ impl Node {
         let Some(copy) = copy else {
             return self.append_blindly(log, append).await;
         };
-        let _turn = copy.writing.lock().await;
-        self.append_in_turn(&copy, append).await
+        // In a task of its own: a caller that leaves half-way leaves nothing half-done.
+        let node = self.clone();
+        let appended = self.tasks.spawn(async move {
+            let _turn = copy.writing.lock().await;
+            node.append_in_turn(&copy, append).await
+        });
+        appended.await.unwrap_or_else(|_| Err(Error::Unavailable("the runtime is going away".into())))
     }
 
     /// To a log of which this node holds no copy.
@@ -205,10 +210,19 @@ impl Node {
                     self.put_back_tail(&copy, head, until).await?;
                 }
                 Said::Lost if mine && copy.standing() == Standing::Owned => {
-                    copy = self.put_back_all(&copy, until).await?;
+                    copy = self.put_back_all(&copy, None, until).await?;
+                    (append.expected, append.epoch) = (copy.head(), copy.head().epoch);
+                }
+                // That had been begun, and broken off.
+                Said::Stale(head) if mine && head.epoch == append.expected.epoch.saturating_add(1) => {
+                    copy = self.put_back_all(&copy, Some(head), until).await?;
                     (append.expected, append.epoch) = (copy.head(), copy.head().epoch);
                 }
                 Said::Stale(head) => {
+                    if head.seq > copy.head().seq {
+                        copy.look_again();
+                        self.read_back(copy.clone());
+                    }
                     copy.fall_behind();
                     return Err(Refused::Stale { head }.into());
                 }

@@ -142,6 +142,8 @@ impl Node {
         let _turn = copy.reading.lock().await;
         let channel = self.channel(copy.id);
         while copy.standing() == Standing::Behind {
+            // Those who wait here one after the other must not each try in vain for seconds.
+            self.health.worth_asking(self.now())?;
             let missed = copy.missed();
             match self.read_pages(copy).await {
                 Ok(End::Sealed { ttl_ms }) => {

@@ -6,7 +6,6 @@
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use redis::cmd;
 use tokio::time::Instant;
 
 use super::copy::{Copy, Standing, begun};
@@ -39,26 +38,36 @@ impl Node {
         }
     }
 
-    /// Makes a log anew that Redis has lost. Returns the copy that takes the place of this one.
+    /// Makes a log anew that Redis has lost. `made`: how far that had come when it was broken off. Returns the copy that
+    /// takes the place of this one.
     pub async fn put_back_all(
         self: &Arc<Self>,
         copy: &Arc<Copy>,
+        made: Option<Position>,
         until: Instant,
     ) -> Result<Arc<Copy>, Error> {
-        let epoch = copy.head().epoch.saturating_add(1);
+        let (epoch, plan) = (copy.head().epoch.saturating_add(1), copy.plan());
         let meta = copy.meta().ok_or(Error::NotFound)?;
-        tracing::warn!(log = %copy.id, epoch, "Redis has lost a log: it is made anew");
-        self.list_as_own(copy.id, until).await?;
         let start = Position::new(epoch, 0);
-        if !self.make(copy.id, &meta, &copy.plan(), start, until).await? {
-            return Err(Error::NotFound);
+        if made.is_none() {
+            tracing::warn!(log = %copy.id, epoch, "Redis has lost a log: it is made anew");
+            self.list_as_own(copy.id, until).await?;
+            if !self.make(copy.id, &meta, &plan, start, until).await? {
+                return Err(Error::NotFound);
+            }
         }
+        let anew = Copy::owned(copy.id, meta, plan, begun(start), self.ledger.clone());
         let (records, _) = copy.since(0);
-        let anew = Copy::owned(copy.id, meta, copy.plan(), begun(start), self.ledger.clone());
-        for chunk in records.chunks(CHUNK) {
+        let done = made.map_or(0, |made| usize::try_from(made.seq).unwrap_or(usize::MAX)).min(records.len());
+        let (there, missing) = records.split_at(done);
+        anew.apply(Told { from: start, epoch, seal: false, drafts: drafts(there) });
+        for chunk in missing.chunks(CHUNK) {
             let (from, drafts) = (anew.head(), drafts(chunk));
             let batch = Batch { expected: from, epoch, drafts: drafts.clone(), seal: false };
-            self.put_back(copy.id, batch, until).await?;
+            if let Err(error) = self.put_back(copy.id, batch, until).await {
+                anew.uncount();
+                return Err(error);
+            }
             anew.apply(Told { from, epoch, seal: false, drafts });
         }
         anew.used(self.now());
@@ -118,9 +127,12 @@ impl Node {
 
     /// Notes that this node writes the log, for those who come when it is dead.
     pub async fn list_as_own(&self, log: LogId, until: Instant) -> Result<(), Error> {
-        let mut list = cmd("SADD");
-        list.arg(self.written_by(&self.id)).arg(log.to_string());
-        self.insist_on(until, &list).await.map(drop)
+        self.list_as_of(&self.id, log, until).await
+    }
+
+    pub async fn list_as_of(&self, node: &str, log: LogId, until: Instant) -> Result<(), Error> {
+        let (logs, name) = (self.written_by(node), log.to_string());
+        self.insist(until, &self.scripts.own, &[&logs], &[name.as_bytes()]).await.map(drop)
     }
 }
 
