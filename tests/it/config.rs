@@ -189,6 +189,7 @@ fn mistakes_are_named_by_their_path() {
         ("[store]\nsync = \"sometimes\"\n", &[], "store.sync: expected"),
         ("[store]\nsync = \"interval:0\"\n", &[], "store.sync: expected"),
         ("[store]\non_restart = \"forget\"\n", &[], "store.on_restart"),
+        ("[store.redis]\nlease = 5\n", &[], "store.redis.lease"),
         ("[limits]\nstream_bytes = -1\n", &[], "limits.stream_bytes"),
         ("[models.m]\ntargets = []\nfoo = 1\n", &[], "models.m"),
         (

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::copy::Standing;
 use super::link::Failure;
 use super::push::Listener;
 use super::{Error, Node};
@@ -47,6 +48,11 @@ impl Health {
         Err(Error::Unavailable("Redis does not answer".into()))
     }
 
+    /// Like `reachable`, but hopeful at the start.
+    pub fn worth_asking(&self, now: u64) -> Result<(), Error> {
+        if now <= SILENCE_MS { Ok(()) } else { self.reachable(now) }
+    }
+
     pub fn now(&self, now: u64) -> Result<(), Error> {
         self.reachable(now)?;
         if self.full.load(Relaxed) { Err(Error::Full) } else { Ok(()) }
@@ -79,7 +85,13 @@ impl Node {
                 (false, Ok(())) => {
                     tracing::info!("Redis is well");
                     // Who waited because nothing was certain looks again.
-                    self.running().values().for_each(|copy| copy.changed.notify_waiters());
+                    let copies: Vec<_> = self.running().values().cloned().collect();
+                    for copy in copies {
+                        copy.changed.notify_waiters();
+                        if copy.standing() == Standing::Behind {
+                            self.read_back(copy);
+                        }
+                    }
                 }
                 _ => {}
             }

@@ -209,6 +209,13 @@ impl Copy {
         state.miss(followed);
     }
 
+    /// Redis has more than this copy does, whoever wrote it.
+    pub fn look_again(&self) {
+        let mut state = self.lock();
+        let running = !state.log.closed();
+        state.miss(running);
+    }
+
     /// Another node writes it now.
     pub fn give_up(&self) {
         let mut state = self.lock();

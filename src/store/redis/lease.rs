@@ -5,6 +5,7 @@
 //! oneself, which one of all that try can do. Every node's logs are listed in a set beside the leases: the list may hold
 //! too much, never too little.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -28,6 +29,8 @@ const AT_ONCE: usize = 256;
 const READING: usize = 16;
 /// After a beat that failed.
 const REST: Duration = Duration::from_millis(200);
+/// How long a log that was closed here is looked after: longer than a failover takes.
+const CLOSED_LATELY_MS: u64 = 30_000;
 /// How often the time to live of what runs here is renewed.
 const RENEWAL: Duration = Duration::from_secs(6 * 3600);
 
@@ -38,6 +41,8 @@ pub struct Lease {
     renewed: Notify,
     /// Logs that are over, to be taken off the list.
     over: Mutex<Vec<LogId>>,
+    /// Closed here a short while ago, by the store's own clock, and still on the list: a failover may lose the seal.
+    closed: Mutex<VecDeque<(u64, Arc<Copy>)>>,
     /// Taken over, and not told of yet.
     taken: Mutex<Vec<Orphan>>,
 }
@@ -70,6 +75,23 @@ impl Lease {
         }
     }
 
+    pub fn is_closed(&self, copy: Arc<Copy>, now: u64) {
+        lock(&self.closed).push_back((now, copy));
+    }
+
+    /// What can be taken off the list: what was closed before then, and what is no longer this node's.
+    fn done_with(&self, closed_before: u64) -> Vec<LogId> {
+        let mut closed = lock(&self.closed);
+        let old = closed.partition_point(|(at, _)| *at < closed_before);
+        let mut over = std::mem::take(&mut *lock(&self.over));
+        over.extend(closed.drain(..old).map(|(_, copy)| copy.id));
+        over
+    }
+
+    pub fn closed_lately(&self) -> Vec<Arc<Copy>> {
+        lock(&self.closed).iter().map(|(_, copy)| copy.clone()).collect()
+    }
+
     pub fn is_over(&self, log: LogId) {
         lock(&self.over).push(log);
     }
@@ -100,7 +122,10 @@ impl Node {
                         let node = self.clone();
                         self.tasks.spawn(async move { node.audit().await });
                     }
-                    self.clear_list().await;
+                    if last != generation {
+                        self.look_at_policy().await;
+                    }
+                    self.clear_list(self.now().saturating_sub(CLOSED_LATELY_MS)).await;
                     if renewed.elapsed() >= RENEWAL {
                         renewed = Instant::now();
                         self.renew_copies().await;
@@ -123,9 +148,20 @@ impl Node {
         Ok(encoding::integer(&answer)? == 1)
     }
 
+    /// A Redis that makes room by itself would drop logs that run.
+    async fn look_at_policy(&self) {
+        let Ok(answer) = self.commands.call(cmd("INFO").arg("memory")).await else { return };
+        if ["maxmemory_policy:allkeys", "maxmemory_policy:volatile"]
+            .iter()
+            .any(|policy| says(&answer, policy))
+        {
+            tracing::warn!("Redis may evict what runs: set its maxmemory-policy to noeviction");
+        }
+    }
+
     /// Takes what is over off the list of what this node writes.
-    async fn clear_list(&self) {
-        let over = std::mem::take(&mut *lock(&self.lease.over));
+    async fn clear_list(&self, closed_before: u64) {
+        let over = self.lease.done_with(closed_before);
         if over.is_empty() {
             return;
         }
@@ -248,7 +284,7 @@ impl Node {
 
     /// Ends the lease: what this node wrote is an orphan at once.
     pub async fn leave(&self) -> Result<(), Error> {
-        self.clear_list().await;
+        self.clear_list(u64::MAX).await;
         self.lease.until.store(0, Relaxed);
         let mut over = cmd("ZADD");
         self.commands.call(over.arg(self.leases()).arg("XX").arg(0).arg(&self.id)).await.map(drop)?;
@@ -259,4 +295,15 @@ impl Node {
 fn names(value: Option<Value>) -> Result<Vec<String>, Error> {
     let values = encoding::array(value.ok_or_else(encoding::unexpected)?)?;
     Ok(values.into_iter().map(encoding::text).collect::<Result<_, _>>()?)
+}
+
+/// Whether an answer, of one server or of each, has this in its text.
+fn says(answer: &Value, text: &str) -> bool {
+    match answer {
+        Value::BulkString(bytes) => String::from_utf8_lossy(bytes).contains(text),
+        Value::VerbatimString { text: said, .. } | Value::SimpleString(said) => said.contains(text),
+        Value::Map(servers) => servers.iter().any(|(_, answer)| says(answer, text)),
+        Value::Array(answers) => answers.iter().any(|answer| says(answer, text)),
+        _ => false,
+    }
 }

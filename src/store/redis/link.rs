@@ -183,8 +183,12 @@ impl Link {
         }
     }
 
-    /// Gives this connection up.
+    /// Gives this connection up: the next command waits for another.
     pub fn renew(&self, generation: u64) {
+        self.open.send_if_modified(|open| {
+            let this = open.as_ref().is_some_and(|open| open.generation == generation);
+            this.then(|| *open = None).is_some()
+        });
         self.broken.send_if_modified(|last| {
             *last < generation && {
                 *last = generation;

@@ -19,6 +19,8 @@ use super::{Error, Node, RUNNING_TTL, TOMBSTONE_TTL};
 use crate::log::{Batch, Draft, Log, LogId, Position, Refused};
 use crate::store::Meta;
 
+/// How long somebody who asks may be kept waiting for Redis.
+const MOMENT: Duration = Duration::from_secs(3);
 /// Between two tries of a call that Redis could not answer.
 const REST: Duration = Duration::from_millis(100);
 
@@ -54,12 +56,9 @@ impl Append {
 }
 
 impl Node {
-    /// Runs a script that may run twice, and tries again once if Redis was away.
+    /// Runs a script that may run twice, and gives Redis a moment to come back.
     pub async fn ask(&self, script: &Script, keys: &[&str], args: &[&[u8]]) -> Result<Value, Error> {
-        match self.commands.run_script(script, keys, args).await {
-            Err(Failure::Away(_)) => Ok(self.commands.run_script(script, keys, args).await?),
-            answer => Ok(answer?),
-        }
+        self.insist(Instant::now() + MOMENT, script, keys, args).await
     }
 
     /// Gives a command that may run twice, and waits for Redis as long as `until`.
@@ -103,10 +102,18 @@ impl Node {
         // Listed first: a log that nobody knows to be ours would never be taken over.
         let listed = async { if own { self.list_as_own(log, until).await } else { Ok(()) } };
         let (listed, made) = tokio::join!(listed, self.make(log, &meta, &plan, Position::START, until));
-        if !made? {
+        let made = match (made, listed) {
+            (Ok(made), Ok(())) => made,
+            (Err(error), _) | (_, Err(error)) => {
+                // It may be there nevertheless, and somebody would go on with it one day.
+                let node = self.clone();
+                self.tasks.spawn(async move { node.remove(log).await });
+                return Err(error);
+            }
+        };
+        if !made {
             return Err(Error::Exists);
         }
-        listed?;
         if own {
             let copy = Copy::owned(log, meta, plan, Log::default(), self.ledger.clone());
             copy.used(self.now());
@@ -158,8 +165,13 @@ impl Node {
         let Some(copy) = copy else {
             return self.append_blindly(log, append).await;
         };
-        let _turn = copy.writing.lock().await;
-        self.append_in_turn(&copy, append).await
+        // In a task of its own: a caller that leaves half-way leaves nothing half-done.
+        let node = self.clone();
+        let appended = self.tasks.spawn(async move {
+            let _turn = copy.writing.lock().await;
+            node.append_in_turn(&copy, append).await
+        });
+        appended.await.unwrap_or_else(|_| Err(Error::Unavailable("the runtime is going away".into())))
     }
 
     /// To a log of which this node holds no copy.
@@ -198,10 +210,19 @@ impl Node {
                     self.put_back_tail(&copy, head, until).await?;
                 }
                 Said::Lost if mine && copy.standing() == Standing::Owned => {
-                    copy = self.put_back_all(&copy, until).await?;
+                    copy = self.put_back_all(&copy, None, until).await?;
+                    (append.expected, append.epoch) = (copy.head(), copy.head().epoch);
+                }
+                // That had been begun, and broken off.
+                Said::Stale(head) if mine && head.epoch == append.expected.epoch.saturating_add(1) => {
+                    copy = self.put_back_all(&copy, Some(head), until).await?;
                     (append.expected, append.epoch) = (copy.head(), copy.head().epoch);
                 }
                 Said::Stale(head) => {
+                    if head.seq > copy.head().seq {
+                        copy.look_again();
+                        self.read_back(copy.clone());
+                    }
                     copy.fall_behind();
                     return Err(Refused::Stale { head }.into());
                 }
@@ -271,7 +292,9 @@ impl Node {
         if seal {
             let window = u64::try_from(self.sealed_ttl().as_millis()).unwrap_or(u64::MAX);
             copy.expires(self.now().saturating_add(window));
-            self.lease.is_over(copy.id);
+            if copy.is_owned() {
+                self.lease.is_closed(copy.clone(), self.now());
+            }
             self.settle(copy);
         }
         Ok(())

@@ -64,6 +64,7 @@ pub struct Options {
 
 /// A running log is dropped when nobody has written or watched it for this long.
 const RUNNING_TTL: Duration = Duration::from_secs(7 * 86_400);
+const SHORTEST_LEASE: Duration = Duration::from_secs(1);
 /// How long a log that was forgotten on purpose is known to have been.
 const TOMBSTONE_TTL: Duration = Duration::from_secs(3600);
 /// moka counts weight in 32 bits; in these units a log may still be large.
@@ -92,13 +93,27 @@ struct Node {
     started: Instant,
     /// Counts calls, so that a repeated one is known as such.
     calls: AtomicU64,
+    /// Held by whoever looks after all that this node writes.
+    auditing: tokio::sync::Mutex<()>,
     tasks: TaskTracker,
 }
 
+impl Options {
+    /// Whether a store can be opened with these, as far as that can be known without Redis. The reason of a failure names
+    /// no secrets.
+    pub fn check(&self) -> Result<(), String> {
+        if self.lease < SHORTEST_LEASE {
+            return Err(format!("a lease of less than {SHORTEST_LEASE:?} would be lost to every hiccup"));
+        }
+        Address::parse(&self.url, self.authority.clone()).map(drop)
+    }
+}
+
 impl Redis {
-    /// Begins to connect, within the runtime that it is called in; `health` says when it has. Fails for an address that
-    /// cannot be one.
+    /// Begins to connect, within the runtime that it is called in; `health` says when it has. Fails as
+    /// [`Options::check`] does.
     pub fn open(options: Options) -> Result<Redis, String> {
+        options.check()?;
         let address = Address::parse(&options.url, options.authority.clone())?;
         let (sender, pushes) = mpsc::unbounded_channel();
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
@@ -114,6 +129,7 @@ impl Redis {
             lease: Lease::default(),
             started: Instant::now(),
             calls: AtomicU64::new(0),
+            auditing: tokio::sync::Mutex::default(),
             tasks: tasks.clone(),
             options,
         });
@@ -183,7 +199,7 @@ impl Node {
         let copies: Vec<Arc<Copy>> = self.running().values().cloned().collect();
         for copy in copies {
             match copy.standing() {
-                Standing::Followed | Standing::Behind if self.unused(&copy, now) => self.drop_copy(copy),
+                Standing::Followed | Standing::Behind if self.unused(&copy, now) => self.drop_copy(&copy),
                 Standing::Followed if self.due(&copy, now) => {
                     copy.fall_behind();
                     self.read_back(copy);

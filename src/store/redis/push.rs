@@ -5,10 +5,12 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
 use redis::{PushInfo, PushKind, Value, cmd};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::time::timeout;
 
 use super::copy::Copy;
 use super::link::{self, Failure, Link};
@@ -36,10 +38,21 @@ pub enum Pushed {
 /// A subscriber of a topic that is this many messages behind misses the oldest.
 const BACKLOG: usize = 256;
 
+/// A confirmation that was answered is also pushed, at once.
+const CONFIRMATION: Duration = Duration::from_secs(2);
+
 struct Followed {
     listener: Listener,
     /// Redis has said so once. Whenever it says so again there was a break.
     confirmed: bool,
+    /// Of a topic: who waits for a receiver.
+    waiter: Option<oneshot::Sender<broadcast::Receiver<Bytes>>>,
+}
+
+impl Followed {
+    fn new(listener: Listener) -> Followed {
+        Followed { listener, confirmed: false, waiter: None }
+    }
 }
 
 /// Following and no longer following one channel must not overtake each other; channels are dealt out to this many locks.
@@ -64,7 +77,7 @@ impl Push {
     }
 
     async fn start(&self, channel: &str, listener: Listener) -> Result<(), Failure> {
-        self.lock().insert(channel.to_owned(), Followed { listener, confirmed: false });
+        self.lock().insert(channel.to_owned(), Followed::new(listener));
         let followed = self.link.call(cmd("SSUBSCRIBE").arg(channel)).await;
         if followed.is_err() {
             self.lock().remove(channel);
@@ -87,15 +100,19 @@ impl Push {
         }
     }
 
-    /// Hears a topic that may be followed already.
+    /// Hears a topic, which may be followed already. The receiver is made where pushes are heard, at the place of the
+    /// confirmation among them: what was published before this call is not heard.
     pub async fn follow_topic(&self, channel: &str) -> Result<broadcast::Receiver<Bytes>, Failure> {
         let _turn = self.turn(channel).lock().await;
-        if let Some(Listener::Topic(sender)) = self.listener(channel) {
-            return Ok(sender.subscribe());
+        let (waiter, made) = oneshot::channel();
+        {
+            let mut followed = self.lock();
+            let new = || Followed::new(Listener::Topic(broadcast::channel(BACKLOG).0));
+            followed.entry(channel.to_owned()).or_insert_with(new).waiter = Some(waiter);
         }
-        let (sender, receiver) = broadcast::channel(BACKLOG);
-        self.start(channel, Listener::Topic(sender)).await?;
-        Ok(receiver)
+        self.link.call(cmd("SSUBSCRIBE").arg(channel)).await?;
+        let made = timeout(CONFIRMATION, made).await.map_err(|_| ()).and_then(|made| made.map_err(|_| ()));
+        made.map_err(|()| Failure::Away("a subscription was not confirmed".into()))
     }
 
     /// Stops hearing a topic that nobody here listens to.
@@ -164,6 +181,9 @@ impl Push {
         let found = followed.get_mut(std::str::from_utf8(&channel).ok()?)?;
         if let PushKind::SSubscribe = kind {
             let again = std::mem::replace(&mut found.confirmed, true);
+            if let (Some(waiter), Listener::Topic(sender)) = (found.waiter.take(), &found.listener) {
+                let _gave_up = waiter.send(sender.subscribe());
+            }
             return again.then(|| Pushed::Again(found.listener.clone()));
         }
         let Some(Value::BulkString(message)) = data.next() else { return None };

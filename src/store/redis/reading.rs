@@ -47,11 +47,13 @@ impl Node {
     /// A copy that can be read from now.
     pub async fn copy(self: &Arc<Self>, log: LogId) -> Result<Arc<Copy>, Error> {
         loop {
-            if let Some(copy) = self.closed_copy(log) {
-                return Ok(copy);
-            }
-            let new = || Copy::followed(log, self.ledger.clone());
-            let copy = self.running().entry(log).or_insert_with(new).clone();
+            let copy = match self.known(log) {
+                Some(copy) => copy,
+                None => {
+                    let new = || Copy::followed(log, self.ledger.clone());
+                    self.running().entry(log).or_insert_with(new).clone()
+                }
+            };
             copy.used(self.now());
             match copy.standing() {
                 Standing::Gone => self.let_go(&copy),
@@ -111,6 +113,12 @@ impl Node {
         }
     }
 
+    /// First the running ones: a log that closes is put among the others before it is taken from these.
+    fn known(&self, log: LogId) -> Option<Arc<Copy>> {
+        let running = self.running().get(&log).cloned();
+        running.or_else(|| self.closed_copy(log))
+    }
+
     fn closed_copy(&self, log: LogId) -> Option<Arc<Copy>> {
         let copy = self.closed.get(&log)?;
         let over = copy.expires_at().is_some_and(|at| at <= self.now());
@@ -134,6 +142,8 @@ impl Node {
         let _turn = copy.reading.lock().await;
         let channel = self.channel(copy.id);
         while copy.standing() == Standing::Behind {
+            // Those who wait here one after the other must not each try in vain for seconds.
+            self.health.worth_asking(self.now())?;
             let missed = copy.missed();
             match self.read_pages(copy).await {
                 Ok(End::Sealed { ttl_ms }) => {
@@ -256,13 +266,13 @@ impl Node {
     }
 
     /// Drops a copy that nobody uses, unless somebody has just begun to.
-    pub fn drop_copy(self: &Arc<Self>, copy: Arc<Copy>) {
+    pub fn drop_copy(self: &Arc<Self>, copy: &Arc<Copy>) {
         let mut running = self.running();
-        if self.unused(&copy, self.now()) {
+        if self.unused(copy, self.now()) {
             running.remove(&copy.id);
             drop(running);
             copy.forget();
-            self.stop_following(&copy);
+            self.stop_following(copy);
         }
     }
 

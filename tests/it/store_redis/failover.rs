@@ -41,6 +41,31 @@ async fn a_lost_tail_is_put_back_under_the_same_ids() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lost_seal_is_put_back() {
+    let mut server = RedisServer::start().await;
+    let options = options(&server.url());
+    let one = node(&options).await;
+    created(&*one, 7).await;
+    let (mut written, head) = write(&*one, LOG, START, 3).await;
+    server.run::<()>("SAVE").await.expect("saved");
+    let (tail, head) = write(&*one, LOG, head, 3).await;
+    one.append(LOG, sealing(head, &["end"])).await.expect("accepted");
+    written.extend(tail);
+    written.push("end".into());
+    server.kill();
+    server.restart(&[]);
+    healthy(&one, true).await;
+    let two = node(&options).await;
+    soon("the end", async {
+        while !two.read(LOG, START, 1).await.expect("there").closed {
+            sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert_eq!(whole(&*two, LOG).await, Ok(written));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_loading_is_waited_for() {
     let mut server = RedisServer::start().await;
     let one = node(&options(&server.url())).await;

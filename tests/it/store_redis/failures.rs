@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use relaystream::log::{Bad, LogId, Position};
+use relaystream::log::{Bad, LogId, Position, Refused};
 use relaystream::store::redis::Options;
 use relaystream::store::{Error, Store};
 use tokio::time::{Instant, sleep};
@@ -21,7 +21,7 @@ const SOON: Duration = Duration::from_secs(5 + 4);
 async fn while_cutting<T>(server: &RedisServer, kind: &str, done: impl Future<Output = T>) -> T {
     let cutting = async {
         loop {
-            sleep(Duration::from_millis(40)).await;
+            sleep(Duration::from_millis(100)).await;
             server.run::<i64>(&format!("CLIENT KILL TYPE {kind} SKIPME yes")).await.expect("reachable");
         }
     };
@@ -218,4 +218,24 @@ async fn an_emptied_server_gets_back_what_runs() {
     })
     .await;
     assert_eq!(whole(&*two, silent).await, Ok(vec!["word 1".into(), "word 2".into()]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_leaves_half_way_leaves_nothing_half_done() {
+    let server = RedisServer::start().await;
+    let one = node(&options(&server.url())).await;
+    created(&*one, 7).await;
+    let (mut written, head) = write(&*one, LOG, START, 2).await;
+    {
+        let append = one.append(LOG, batch(head, &["left"]));
+        tokio::pin!(append);
+        assert!(futures_util::poll!(append).is_pending());
+    }
+    written.push("left".into());
+    soon("what was on its way", one.changed(LOG, head)).await.expect("there");
+    assert_eq!(whole(&*one, LOG).await.as_ref(), Ok(&written));
+    let head = Position::new(0, 3);
+    let stale = Err(Error::Refused(Refused::Stale { head }));
+    assert_eq!(one.append(LOG, batch(START, &["x"])).await, stale);
+    one.append(LOG, sealing(head, &["end"])).await.expect("accepted");
 }

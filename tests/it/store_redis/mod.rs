@@ -1,5 +1,6 @@
 //! The Redis engine before real servers: the contract suite, several nodes, and every way in which Redis fails.
 
+mod access;
 mod contract;
 mod failover;
 mod failures;
