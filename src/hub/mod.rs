@@ -6,13 +6,13 @@
 pub mod catchup;
 mod directory;
 pub mod mirror;
+mod sweep;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::Instant;
 
 use crate::auth::{Principal, Role};
 use crate::log::{Batch, Draft, Framing, LogId, Record, Refused};
@@ -42,8 +42,7 @@ pub struct Session {
     room: Mutex<Room>,
     mirror: Mutex<Weak<Mirror>>,
     roster: Mutex<Roster>,
-    /// When somebody last had something here.
-    alive_at: Mutex<Instant>,
+    alive: Mutex<sweep::Alive>,
     /// Appends to the room's log come one after the other.
     writing: tokio::sync::Mutex<()>,
 }
@@ -65,7 +64,7 @@ impl Session {
             room: Mutex::default(),
             mirror: Mutex::default(),
             roster: Mutex::default(),
-            alive_at: Mutex::new(Instant::now()),
+            alive: Mutex::default(),
             writing: tokio::sync::Mutex::default(),
         }
     }
@@ -224,38 +223,6 @@ impl Hub {
             self.relay.forget(entry.stream, by.to_owned()).await?;
         }
         self.relay.store.remove(session.log).await
-    }
-
-    /// Forgets finished streams that are no longer kept, about once a second.
-    pub async fn sweep(&self) {
-        let sessions: Vec<_> = lock(&self.sessions).values().cloned().collect();
-        for session in sessions {
-            let mut empty = session.viewers() == 0;
-            for (n, entry) in session.streams() {
-                if entry.closed.is_some()
-                    && self.relay.store.meta(entry.stream).await == Err(store::Error::NotFound)
-                {
-                    session.room().forget(n);
-                } else {
-                    empty = false;
-                }
-            }
-            self.forget_if_empty(&session, empty).await;
-        }
-    }
-
-    async fn forget_if_empty(&self, session: &Session, empty: bool) {
-        let idle = {
-            let mut alive_at = lock(&session.alive_at);
-            if !empty {
-                *alive_at = Instant::now();
-            }
-            alive_at.elapsed()
-        };
-        let due = !self.options.empty_ttl.is_zero() && idle > self.options.empty_ttl;
-        if due && let Err(error) = self.forget(session, "policy").await {
-            tracing::warn!(%error, session = session.name, "an empty session could not be forgotten");
-        }
     }
 }
 
