@@ -1,6 +1,7 @@
 """Starts and stops what is measured. Loopback only; everything started is stopped, by its own process id."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -104,6 +105,8 @@ class Servers:
         """On the disk, as it comes, or on another store."""
         port = free_port()
         config = self._config("relaystream.toml", port, ENGINE=engine, REDIS=redis.port if redis else 0)
+        # what an earlier one has left would be read, and gone on with
+        shutil.rmtree(config.parent / f"data-{engine}", ignore_errors=True)
         env = {name: value for name, value in os.environ.items() if not name.startswith(("RELAYSTREAM_", "OPENAI_"))}
         name = "relaystream" if engine == "disk" else f"relaystream, {engine}"
         return Server(name, [self.binary, "serve", "--config", str(config)], port, self.directory, "/readyz", env)
