@@ -19,6 +19,7 @@ use super::refuse;
 use crate::app::{App, settings, store};
 use crate::config::{Config, Environment, environment};
 use crate::http::rate::Rate;
+use crate::http::secure::Acceptor;
 use crate::http::{connection, router};
 use crate::reload;
 use crate::telemetry;
@@ -84,6 +85,7 @@ async fn serve(
 ) -> Result<()> {
     let rate = Rate::new(app.limits.requests_per_minute);
     let router = router(&app, rate.as_ref());
+    let acceptor = Acceptor::new(&app).context("tls")?;
     let stop = CancellationToken::new();
     let background = CancellationToken::new();
     app.tracker.spawn(background.clone().run_until_cancelled_owned(housekeeping(app.clone(), rate)));
@@ -96,10 +98,18 @@ async fn serve(
         config.clone(),
         environment,
     )));
+    app.tracker.spawn(background.clone().run_until_cancelled_owned(reload::key_sets::keep(app.clone())));
     let listener = listen(config.server.listen)?;
     let address = listener.local_addr().context("the socket has no address")?;
     info!(%address, open = app.settings.load().access.open, "serving");
-    app.tracker.spawn(connection::serve(listener, cores, router, app.tracker.clone(), stop.clone()));
+    app.tracker.spawn(connection::serve(
+        listener,
+        cores,
+        acceptor,
+        router,
+        app.tracker.clone(),
+        stop.clone(),
+    ));
 
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::select! {

@@ -17,6 +17,7 @@ use std::time::Duration;
 use relaystream::app::{App, settings, store};
 use relaystream::config::Config;
 use relaystream::http::rate::Rate;
+use relaystream::http::secure::Acceptor;
 use relaystream::http::{connection, router};
 use relaystream::store::Store;
 use serde_json::Value;
@@ -110,7 +111,15 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        app.tracker.spawn(connection::serve(listener, cores, router, app.tracker.clone(), stop.clone()));
+        let acceptor = Acceptor::new(&app).unwrap();
+        app.tracker.spawn(connection::serve(
+            listener,
+            cores,
+            acceptor,
+            router,
+            app.tracker.clone(),
+            stop.clone(),
+        ));
         let client = relaystream::tls::client().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         Server { app, address, client, stop, finished: false }
     }
