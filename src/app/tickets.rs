@@ -64,16 +64,21 @@ pub struct Entrant {
 impl App {
     /// The ticket, and until when it must be used for the first time, in seconds since the Unix epoch.
     pub async fn issue(&self, principal: &Principal, ask: Ask) -> Result<(String, u64), TicketError> {
-        let role = match &ask.scope {
+        let (log, role) = match &ask.scope {
             // Naming a session in a ticket is naming it.
-            Scope::Session(name) => self.hub.enter(principal, name).await?.map(|(_, role)| role),
-            Scope::Stream(id) => match self.relay.facts(*id).await {
-                Ok(facts) => self.role(principal, &facts).await?,
-                Err(store::Error::NotFound) => None,
-                Err(error) => return Err(error.into()),
-            },
+            Scope::Session(name) => {
+                let entered = self.hub.enter(principal, name).await?;
+                entered.map(|(session, role)| (session.log, role)).ok_or(TicketError::NotFound)?
+            }
+            Scope::Stream(id) => {
+                let facts = match self.relay.facts(*id).await {
+                    Err(store::Error::NotFound) => return Err(TicketError::NotFound),
+                    facts => facts?,
+                };
+                (*id, self.role(principal, &facts).await?.ok_or(TicketError::NotFound)?)
+            }
         };
-        if ask.role > role.ok_or(TicketError::NotFound)? {
+        if ask.role > role {
             return Err(TicketError::TooMuch);
         }
         let user = ask.user.unwrap_or_else(|| principal.user.clone());
@@ -87,6 +92,7 @@ impl App {
             user,
             role: ask.role,
             scope: ask.scope,
+            log,
             expires_s: now_s() + ask.ttl_s,
             single_use: ask.single_use,
             by: Issuer { via: principal.via, user: principal.user.clone(), expires_s: principal.expires_s },
@@ -110,6 +116,7 @@ impl App {
         if !self.settings.load().access.stands_by(&ticket.by, &ticket.tenant, now) {
             return Err(Refused::Expired.into());
         }
+        let streams = self.streams_of(&ticket).await?;
         let (store, key) = (&self.relay.store, format!("ticket/{}", ticket.id));
         let used = if now < ticket.expires_s {
             let fresh = ulid::Ulid::generate().to_string();
@@ -124,31 +131,23 @@ impl App {
         let Some(first) = used else {
             return Ok(Entrant { principal: ticket.principal(), owes_position: false });
         };
-        let held = match after {
-            Some(position) => Some(self.is_of(&ticket, position).await?),
-            None => None,
-        };
-        if held == Some(false) {
+        // A session's own id goes on with its streams' positions.
+        let held = after.map(|position| position.split('~').next().unwrap_or_default().parse::<EventId>());
+        let fits = |id: &EventId| id.log == ticket.log || streams.contains(&id.log);
+        if held.as_ref().is_some_and(|held| !held.as_ref().is_ok_and(fits)) {
             return Err(Refused::Expired.into());
         }
         store.claim(&key, &first, USED_KEPT).await?;
         Ok(Entrant { principal: ticket.principal(), owes_position: held.is_none() })
     }
 
-    /// Whether a position is one of the log, or the session's logs, that the ticket is for.
-    async fn is_of(&self, ticket: &Ticket, position: &str) -> Result<bool, store::Error> {
-        // A session's own id goes on with its streams' positions.
-        let id = position.split('~').next().unwrap_or_default();
-        let Ok(EventId { log, .. }) = id.parse() else { return Ok(false) };
-        match &ticket.scope {
-            Scope::Stream(stream) => Ok(*stream == log),
-            Scope::Session(name) => {
-                let session = self.hub.get(&ticket.tenant, name).await?;
-                let streams =
-                    |stream: LogId| move |(_, entry): &(u32, crate::room::Entry)| entry.stream == stream;
-                Ok(session
-                    .is_some_and(|session| session.log == log || session.streams().iter().any(streams(log))))
-            }
+    /// The streams of the session that a ticket is for, which must still be the one that it was issued for.
+    async fn streams_of(&self, ticket: &Ticket) -> Result<Vec<LogId>, Barred> {
+        let Scope::Session(name) = &ticket.scope else { return Ok(Vec::new()) };
+        match self.hub.get(&ticket.tenant, name).await? {
+            Some(session) if session.log != ticket.log => Err(Refused::Expired.into()),
+            Some(session) => Ok(session.streams().into_iter().map(|(_, entry)| entry.stream).collect()),
+            None => Ok(Vec::new()),
         }
     }
 

@@ -166,6 +166,11 @@ impl Access {
         }
     }
 
+    /// Whether its key, if it came in by one, still opens the same.
+    pub fn knows(&self, principal: &Principal) -> bool {
+        principal.via != Via::Key || self.keys.values().any(|known| known == principal)
+    }
+
     /// Whether who issued a ticket could still come in by what it came in by then.
     pub fn stands_by(&self, issuer: &ticket::Issuer, tenant: &str, now_s: u64) -> bool {
         match issuer.via {

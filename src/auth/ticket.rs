@@ -11,6 +11,7 @@ use ring::hmac::{self, HMAC_SHA256};
 use serde::{Deserialize, Serialize};
 
 use super::{Principal, Role, Scope, Via};
+use crate::log::LogId;
 
 /// What signs tickets.
 #[derive(Debug, Clone)]
@@ -40,6 +41,9 @@ pub struct Ticket {
     pub role: Role,
     #[serde(rename = "s")]
     pub scope: Scope,
+    /// The log that it is for: another session may come to have the same name.
+    #[serde(rename = "l")]
+    pub log: LogId,
     /// It must be used for the first time before this, in seconds since the Unix epoch.
     #[serde(rename = "e")]
     pub expires_s: u64,
@@ -112,6 +116,7 @@ mod tests {
             name: Some("Ann".into()),
             role: Role::Member,
             scope: Scope::Session("room-1".into()),
+            log: LogId(1),
             expires_s: 60,
             single_use: true,
             by,

@@ -370,7 +370,7 @@ impl Viewer {
 
     async fn cancel(&self, id: Option<&str>, stream: &str) -> String {
         let refused = |code: &str, text: &str| message::error(id, code, text, now_ms());
-        if let Err((code, text)) = self.standing.may(Role::Member) {
+        if let Err((code, text)) = self.standing.may(&self.app, Role::Member) {
             return refused(code, &text);
         }
         let principal = self.standing.principal();

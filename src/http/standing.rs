@@ -32,8 +32,12 @@ impl Standing {
     }
 
     /// Whether it may do what takes this role.
-    pub fn may(&self, least: Role) -> Result<(), Refusal> {
-        if self.principal().expired(now_s()) {
+    pub fn may(&self, app: &App, least: Role) -> Result<(), Refusal> {
+        let principal = self.principal();
+        if !app.settings.load().access.knows(&principal) {
+            return Err(("unauthorized", "this credential is no longer valid here".into()));
+        }
+        if principal.expired(now_s()) {
             return Err(("unauthorized", "the credential has expired: send a fresh one with auth".into()));
         }
         match self.role() >= least {

@@ -162,3 +162,22 @@ async fn a_fresh_credential_keeps_a_socket_open_and_changes_what_it_may_do() {
     socket.leave().await;
     server.finish().await;
 }
+
+#[tokio::test]
+async fn a_key_that_was_withdrawn_does_nothing_more_on_a_socket() {
+    let provider = FakeProvider::new([Script::stream().token("Hel").stall()]).await;
+    let key = |name: &str| format!("[[auth.keys]]\nkey = \"{name}\"\nuser = \"ann\"\nsessions = [\"*\"]\n");
+    let server = Server::before(&provider, &format!("{}{}", key("one"), key("two"))).await;
+    let id = start(&server, "one", "room").await;
+    let mut socket = entered(&server, "two").await;
+    let cancel_it = json!({"type": "cancel", "id": "c", "data": {"stream": "no-such"}});
+    assert_eq!(answer(&mut socket, cancel_it.clone()).await["data"]["code"], "not_found");
+    server.reload(&format!("{}{}", key("one").replace("\"*\"", ""), provider.config()));
+    assert_eq!(answer(&mut socket, cancel_it.clone()).await["data"]["code"], "unauthorized");
+    let auth = json!({"type": "auth", "id": "a", "data": {"token": "one"}});
+    assert_eq!(answer(&mut socket, auth).await["type"], "ack");
+    assert_eq!(answer(&mut socket, cancel_it).await["data"]["code"], "not_found");
+    socket.leave().await;
+    cancel(&server, "one", &id).await;
+    server.finish().await;
+}

@@ -233,6 +233,20 @@ async fn a_ticket_ends_with_its_issuers_credential() {
 }
 
 #[tokio::test]
+async fn a_ticket_does_not_open_another_session_of_the_same_name() {
+    let server = Server::new(KEYS).await;
+    let old = ticket(&server, "ann", &json!({"session": "room", "role": "owner", "ttl_s": 600})).await;
+    let path = format!("/v1/sessions/room?ticket={old}");
+    assert_eq!(get(&server, &path).await.status, 200);
+    let forget = server.delete("/v1/sessions/room").bearer_auth("ann");
+    assert_eq!(server.send(forget).await.status(), 204);
+    assert_eq!(get(&server, &path).await.status, 404);
+    ticket(&server, "backend", &json!({"session": "room"})).await;
+    assert_eq!(get(&server, &path).await.status, 401);
+    server.finish().await;
+}
+
+#[tokio::test]
 async fn a_ticket_of_one_node_is_good_on_another_and_used_up_for_all() {
     let shared = Shared::new();
     let (one, two) = (Server::node(shared.node(0), KEYS).await, Server::node(shared.node(1), KEYS).await);
