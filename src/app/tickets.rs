@@ -122,7 +122,10 @@ impl App {
             let fresh = ulid::Ulid::generate().to_string();
             match store.claim(&key, &fresh, USED_KEPT).await? {
                 Claim::Won => None,
-                Claim::Held(_) if !ticket.single_use => None,
+                Claim::Held(first) if !ticket.single_use => {
+                    store.claim(&key, &first, USED_KEPT).await?;
+                    None
+                }
                 Claim::Held(first) => Some(first),
             }
         } else {

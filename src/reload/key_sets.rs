@@ -3,7 +3,7 @@
 //!
 //! What was fetched last stays good until something better was: a provider that is away for a while shuts nobody out.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use reqwest::Client;
@@ -28,10 +28,8 @@ const MOST_BYTES: usize = 256 * 1024;
 
 /// Runs until dropped.
 pub async fn keep(app: Arc<App>) {
-    let client = match tls::client().redirect(Policy::none()).timeout(TIMEOUT).build() {
-        Ok(client) => client,
-        Err(error) => return warn!(%error, "keys cannot be fetched"),
-    };
+    // Made when it is needed: reading this machine's certificates takes milliseconds, keeping them a megabyte.
+    let client = LazyLock::new(|| tls::client().redirect(Policy::none()).timeout(TIMEOUT).build());
     let mut asked_at: Option<Instant> = None;
     let mut wait = Duration::ZERO;
     loop {
@@ -78,7 +76,8 @@ fn wanted(app: &App) -> Option<(String, Option<Alg>)> {
     }
 }
 
-async fn fetch(client: &Client, url: &str, alg: Option<Alg>) -> anyhow::Result<Fetched> {
+async fn fetch(client: &reqwest::Result<Client>, url: &str, alg: Option<Alg>) -> anyhow::Result<Fetched> {
+    let client = client.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?;
     let mut response = client.get(url).send().await.map_err(reqwest::Error::without_url)?;
     anyhow::ensure!(response.status() == 200, "the answer was {}", response.status());
     let mut text = Vec::new();
