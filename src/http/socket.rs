@@ -344,7 +344,11 @@ impl Viewer {
         let text = match message {
             Message::Text(text) => text,
             Message::Binary(_) => return Err(Goodbye::Close(NOT_TEXT, "text frames only")),
-            Message::Close(_) => return Err(Goodbye::Left),
+            Message::Close(_) => {
+                // Its answer is queued, and goes out with the next read.
+                drop(timeout(Duration::from_secs(1), socket.recv()).await);
+                return Err(Goodbye::Left);
+            }
             Message::Ping(_) | Message::Pong(_) => return Ok(()),
         };
         let answer = match message::parse(&text) {

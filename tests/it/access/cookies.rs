@@ -64,3 +64,28 @@ async fn an_event_source_that_starts_something_must_be_of_our_own_pages() {
     assert_eq!(provider.calls(), 1);
     server.finish().await;
 }
+
+#[tokio::test]
+async fn listed_pages_may_use_credentials_and_no_others() {
+    let listed = "[server]\nallowed_origins = [\"https://app.example\"]\n";
+    let server = Server::new(&format!("{listed}{}", issuer::config())).await;
+    let cookie = format!("id={}", issuer::token("ann", &json!({})));
+    for (origin, may) in [("https://app.example", true), ("https://evil.example", false), ("null", false)] {
+        let preflight = server.client.request(reqwest::Method::OPTIONS, server.url("/v1/tickets"));
+        let preflight = preflight.header("origin", origin).header("access-control-request-method", "POST");
+        let preflight = preflight.header("access-control-request-headers", "content-type");
+        let asked = server.get("/v1/models").header("origin", origin).header("cookie", &cookie);
+        for request in [preflight, asked] {
+            let response = server.send(request).await;
+            let header =
+                |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+            assert_eq!(header("access-control-allow-origin"), may.then(|| origin.to_owned()), "{origin}");
+            assert!(header("vary").unwrap_or_default().to_lowercase().contains("origin"), "{origin}");
+            if may {
+                // Never for everybody: the origin is named, and credentials are for it.
+                assert_eq!(header("access-control-allow-credentials").as_deref(), Some("true"));
+            }
+        }
+    }
+    server.finish().await;
+}

@@ -122,7 +122,11 @@ async fn sockets_work_over_tls() {
     let welcome = soon("welcome", socket.next()).await.unwrap().unwrap().into_text().unwrap();
     assert!(welcome.contains("welcome"));
     socket.close(None).await.unwrap();
-    drop(socket);
+    // The close is answered before the connection goes.
+    let answer = soon("the close's answer", socket.next()).await.unwrap().unwrap();
+    assert!(matches!(answer, Message::Close(_)), "{answer:?}");
+    let more = soon("the end", socket.next()).await;
+    assert!(!matches!(more, Some(Ok(_))), "{more:?}");
     server.finish().await;
 }
 
@@ -163,7 +167,13 @@ async fn sockets_work_over_http_2() {
     while !String::from_utf8_lossy(&heard).contains("\"welcome\"") {
         heard.extend_from_slice(&soon("welcome", body.data()).await.unwrap().unwrap());
     }
-    send.send_data(Bytes::from_static(&[0x88, 0x80, 0, 0, 0, 0]), true).unwrap();
+    send.send_data(Bytes::from_static(&[0x88, 0x80, 0, 0, 0, 0]), false).unwrap();
+    // The close is answered, and the stream ends: a browser waits for both.
+    let mut answer = Vec::new();
+    while let Some(data) = soon("the close's answer", body.data()).await {
+        answer.extend_from_slice(&data.unwrap());
+    }
+    assert_eq!(answer, [0x88, 0]);
     drop((send, body, client));
     soon("the connection's end", connection).await.unwrap().unwrap();
     server.finish().await;
