@@ -9,6 +9,8 @@
 #     -e OPENAI_API_KEY relaystream serve --listen 0.0.0.0:8080 --config /etc/relaystream.toml
 #   docker run -p 127.0.0.1:8080:8080 relaystream serve --listen 0.0.0.0:8080 --open
 #
+# Streams are kept in /data, a volume; without one they go with the container.
+#
 # Stop it with time for the running streams: docker stop -t 40 (drain_s is 30 by default).
 
 # The version of rust-toolchain.toml.
@@ -27,10 +29,19 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin relaystream
 COPY --from=build /out/relaystream /usr/local/bin/relaystream
+# A volume may be mounted as root's (Fly does): it is given to the user that serves, who has no other rights. With
+# docker run --user nothing of this happens.
+RUN install -d -m 0700 -o 10001 -g 10001 /data \
+    && printf '%s\n' '#!/bin/sh' \
+        '[ "$(id -u)" = 0 ] || exec relaystream "$@"' \
+        'chown 10001:10001 /data' \
+        'exec setpriv --reuid=10001 --regid=10001 --clear-groups --no-new-privs relaystream "$@"' \
+        > /usr/local/bin/relaystream-as-user \
+    && chmod 0755 /usr/local/bin/relaystream-as-user
 
-USER 10001:10001
 WORKDIR /
+VOLUME /data
 EXPOSE 8080
 STOPSIGNAL SIGTERM
-ENTRYPOINT ["relaystream"]
+ENTRYPOINT ["relaystream-as-user"]
 CMD ["serve", "--listen", "0.0.0.0:8080"]

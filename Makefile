@@ -51,7 +51,7 @@ check: ## Formatting, clippy, licences and bans, docs; warnings are errors
 	run cargo doc --locked --no-deps --document-private-items
 
 .PHONY: test
-test: chromium ## All tests: Rust, unmodified SDKs and a browser, the examples
+test: chromium redis ## All tests: Rust, unmodified SDKs and a browser, the examples
 	@$(LIMIT)
 	$(RUN)
 	$(call tool,nextest,$(CARGO_NEXTEST_VERSION),--no-default-features --features default-no-update)
@@ -74,6 +74,20 @@ chromium:
 	sudo=$$([ "$$(id -u)" = 0 ] || echo sudo)
 	$$sudo apt-get update -qq
 	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium
+
+# Debian's: redis-sentinel is a package of its own.
+.PHONY: redis
+redis:
+	@if command -v redis-server >/dev/null && command -v redis-sentinel >/dev/null; then
+		exit 0
+	fi
+	if ! command -v apt-get >/dev/null; then
+		echo "the tests need redis-server and redis-sentinel, version 7 or later: install them" >&2
+		exit 1
+	fi
+	sudo=$$([ "$$(id -u)" = 0 ] || echo sudo)
+	$$sudo apt-get update -qq
+	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends redis-server redis-sentinel
 
 .PHONY: bench
 bench: ## Measure the performance budget beside nginx and nchan, write BENCHMARKS.md

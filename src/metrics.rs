@@ -94,6 +94,8 @@ pub struct Metrics {
     pub rate_limit_keys: Gauge,
     /// Bytes of logs kept, bookkeeping included.
     pub bytes_held: Gauge<i64>,
+    /// 1 while the store takes appends.
+    pub store_healthy: Gauge,
     /// The OpenTelemetry GenAI name of a whole operation's duration.
     pub operation_duration: Seconds,
     /// The OpenTelemetry GenAI name of the time to the first chunk.
@@ -129,6 +131,7 @@ impl Default for Metrics {
             refused: Family::default(),
             rate_limit_keys: Gauge::default(),
             bytes_held: Gauge::default(),
+            store_healthy: Gauge::default(),
             operation_duration: Histogram::new(exponential_buckets(0.01, 2.0, 14)),
             time_to_first_chunk: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
         };
@@ -175,6 +178,7 @@ impl Metrics {
         own.register("refused", "Requests refused, by error code", self.refused.clone());
         own.register("rate_limit_keys", "Distinct rate-limit keys kept", self.rate_limit_keys.clone());
         own.register("bytes_held", "Bytes of logs kept, bookkeeping included", self.bytes_held.clone());
+        own.register("store_healthy", "1 while the store takes appends", self.store_healthy.clone());
         let otel = self.registry.sub_registry_with_prefix("gen_ai_client");
         otel.register("token_usage", "Tokens as providers counted them", self.token_usage.clone());
         let (name, help) = ("operation_duration", "Duration of a whole generation");

@@ -2,6 +2,7 @@
 //!
 //! Knows every module of the core and the shell, and none of the edge: no status codes, no sockets.
 
+mod condition;
 pub mod entry;
 pub mod key_sets;
 pub mod nodes;
@@ -9,15 +10,18 @@ pub mod start;
 pub mod store;
 pub mod tickets;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
+use serde_json::{Map, Value};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::{Access, Principal, Role, Scope};
-use crate::config::{Config, Environment, Parts};
+use crate::config::{Config, Environment, ModelConfig, OnRestart, Parts};
 use crate::hub::{self, Hub};
 use crate::limits::ledger::Ledger;
 use crate::limits::strikes::Strikes;
@@ -26,12 +30,12 @@ use crate::log::LogId;
 use crate::metrics::Metrics;
 use crate::prompts::Library;
 use crate::relay::route::Routes;
-use crate::relay::{self, Facts, Relay, since_start, tail};
+use crate::relay::{self, Facts, Relay, now_ms, since_start, tail};
 use crate::store::{Error, Span, Store};
 use crate::surface::ai_sdk;
 use crate::tls;
+use condition::{Condition, Report};
 use key_sets::KeySets;
-use nodes::OnRestart;
 use tickets::Seals;
 
 /// Where the process is in its life.
@@ -69,7 +73,16 @@ pub struct Settings {
     pub identity: Option<Arc<tls::Identity>>,
     pub routes: Routes,
     pub prompts: Library,
+    /// What stands in front of every request to a model, by its alias.
+    pub openings: BTreeMap<String, Opening>,
     pub ai_sdk: AiSdk,
+}
+
+/// A prompt without variables, as the beginning of a chat.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Opening {
+    pub instructions: String,
+    pub options: Map<String, Value>,
 }
 
 /// What the AI SDK's routes do where their clients say nothing.
@@ -98,6 +111,7 @@ pub struct App {
     pub user_viewers: Permits<String>,
     pub tracker: TaskTracker,
     on_restart: OnRestart,
+    condition: Condition,
     phase: watch::Sender<Phase>,
 }
 
@@ -105,7 +119,7 @@ impl App {
     /// Puts everything together. `settings` has been checked.
     pub fn new(config: &Config, settings: Settings, store: Arc<dyn Store>) -> Arc<App> {
         let (metrics, tracker) = (Arc::new(Metrics::default()), TaskTracker::new());
-        let (limits, on_restart) = (config.limits(settings.access.open), OnRestart::Continue);
+        let (limits, on_restart) = (config.limits(settings.access.open), config.store.on_restart);
         let ms = Duration::from_millis;
         let replay_window = Duration::from_secs(config.server.replay_window_s);
         let options = relay::Options {
@@ -154,6 +168,7 @@ impl App {
             seals: Seals::default(),
             tracker,
             on_restart,
+            condition: Condition::new(now_ms()),
             phase: watch::Sender::new(Phase::Serving),
         });
         let relay = app.relay.clone();
@@ -191,6 +206,7 @@ impl App {
         };
         let _viewers_come_back_anyway = tokio::time::timeout(LAST_ENDINGS, told).await;
         self.phase.send_replace(Phase::Closing);
+        self.relay.send_home();
     }
 
     /// The facts of a stream that this principal may read. Foreign streams are not found, like unknown ones.
@@ -221,9 +237,17 @@ impl App {
         }
     }
 
+    /// How the store does.
+    pub fn store_report(&self) -> Report {
+        let report = self.condition.note(self.relay.store.health(), now_ms());
+        self.metrics.store_healthy.set(i64::from(report.code.is_none()));
+        report
+    }
+
     /// Housekeeping, about once a second.
     pub async fn sweep(&self) {
         self.relay.sweep();
+        self.store_report();
         self.ledger.sweep(since_start());
         self.strikes.sweep(since_start());
         self.hub.sweep().await;
@@ -240,7 +264,7 @@ pub fn settings(config: &Config, open: bool, environment: &Environment) -> anyho
     let (prompts, ai_sdk) = (prompts(&config.prompts.path)?, &config.ai_sdk);
     let named = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
     if let Some(name) = named(&ai_sdk.prompt).filter(|name| prompts.get(name).is_none()) {
-        anyhow::bail!("ai_sdk.prompt: there is no prompt \"{name}\"");
+        bail!("ai_sdk.prompt: there is no prompt \"{name}\"");
     }
     let parts = match ai_sdk.parts {
         Parts::V5 => ai_sdk::Parts::V5,
@@ -250,14 +274,26 @@ pub fn settings(config: &Config, open: bool, environment: &Environment) -> anyho
         access: config.access(open, environment)?,
         identity: config.identity()?.map(Arc::new),
         routes: config.routes(environment)?,
+        openings: openings(config, &prompts)?,
         ai_sdk: AiSdk { model: named(&ai_sdk.model), prompt: named(&ai_sdk.prompt), parts },
         prompts,
     })
 }
 
+/// The prompts of models, which nobody gives variables to.
+fn openings(config: &Config, prompts: &Library) -> anyhow::Result<BTreeMap<String, Opening>> {
+    let prompted = config.models.iter().filter(|(_, model)| !model.prompt.is_empty());
+    let opening = |(alias, model): (&String, &ModelConfig)| {
+        let rendered = prompts.render(&model.prompt, &Map::new(), &[]);
+        let rendered = rendered.with_context(|| format!("models.{alias}.prompt"))?;
+        let instructions = rendered.instructions().join("\n\n");
+        Ok((alias.clone(), Opening { instructions, options: rendered.config }))
+    };
+    prompted.map(opening).collect()
+}
+
 /// The shipped prompts, with those of a directory laid over them.
 fn prompts(path: &std::path::Path) -> anyhow::Result<Library> {
-    use anyhow::Context;
     let mut files = Vec::new();
     if !path.as_os_str().is_empty() {
         let entries = std::fs::read_dir(path)

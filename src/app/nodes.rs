@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{App, Phase};
+use crate::config::OnRestart;
 use crate::limits::ledger::Account;
 use crate::log::LogId;
 use crate::relay::running::Stop;
@@ -17,15 +18,17 @@ const TICK: Duration = Duration::from_millis(500);
 /// No stream runs for longer than this: what counts it is forgotten then.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
-/// What becomes of a stream whose process is gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnRestart {
-    Continue,
-    /// It ends `interrupted`.
-    Interrupt,
-}
-
 impl App {
+    /// What a process does before it listens: finds what the last one has left.
+    pub async fn recover(self: &Arc<Self>) -> Result<(), store::Error> {
+        self.take_over().await?;
+        match self.relay.store.span() {
+            Span::Restarts => self.hub.restore().await,
+            // Other nodes know their sessions, and a new process has none.
+            Span::Nodes | Span::Process => Ok(()),
+        }
+    }
+
     /// Takes over what is left behind, and hears what other processes ask for, for as long as it is polled.
     pub async fn cooperate(self: Arc<Self>) {
         let signals = async {

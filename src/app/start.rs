@@ -10,14 +10,19 @@ use crate::auth::{Principal, Role, digest_of};
 use crate::chat::{Invalid, Request};
 use crate::hub::Session;
 use crate::log::LogId;
-use crate::relay::route::{Target, UnknownModel};
+use crate::relay::retelling::Retelling;
+use crate::relay::route::{Route, Target, UnknownModel};
 use crate::relay::running::{OnDisconnect, Running};
+use crate::relay::tail::End;
 use crate::relay::{Facts, Hold, Plan, Spec, since_start};
 use crate::store::{self, Claim};
+use crate::surface::opening;
 
 /// What a client asked for, checked for its form.
 pub struct Wish {
     pub request: Request,
+    /// It names a prompt of its own: that of its model does not apply.
+    pub prompted: bool,
     pub session: Option<String>,
     pub on_disconnect: OnDisconnect,
     pub metadata: serde_json::Map<String, serde_json::Value>,
@@ -116,7 +121,7 @@ impl App {
     }
 
     async fn begin(self: &Arc<Self>, principal: &Principal, mut wish: Wish) -> Result<Started, StartError> {
-        let print = wish.print();
+        let mut print = wish.print();
         let mut key =
             wish.idempotency_key.as_deref().map(|key| format!("idempotency/{}/{key}", principal.key()));
         if let Some(key) = &key
@@ -125,52 +130,42 @@ impl App {
             return Ok(started);
         }
         self.admits(principal)?;
+        let settings = self.settings.load_full();
         let dialect = wish.request.original.as_ref().map(|original| original.dialect);
-        let mut route = self.settings.load().routes.resolve(&wish.request.model, dialect)?;
+        let mut route = settings.routes.resolve(&wish.request.model, dialect)?;
         route.draw(random);
+        if let Some(opening) = settings.openings.get(&wish.request.model).filter(|_| !wish.prompted) {
+            opening::prepend(&mut wish.request, &opening.instructions, &opening.options);
+        }
         let cache = wish.shares(route.policy.cache);
+        let mut retelling = None;
         if cache {
+            // Of what is asked of providers: another prompt asks for something else.
+            print = wish.print();
             let shared = format!("cache/{}/{print}", principal.key());
-            if let Some(started) = self.earlier(&shared, &print).await? {
-                return Ok(Started { cache, ..started });
+            match self.earlier(&shared, &print).await? {
+                None => key = Some(shared),
+                Some(hit) => {
+                    let pace = route.policy.cache_tokens_per_s;
+                    retelling = self.retelling(hit.id, pace).await?.filter(|_| wish.request.stream);
+                    if retelling.is_none() {
+                        return Ok(Started { cache, ..hit });
+                    }
+                }
             }
-            key = Some(shared);
         }
-        let asked = |target: &Target| target.endpoint.dialect.ask(&wish.request, &target.model);
-        let ask = route.targets.first().map(asked).transpose()?;
-        let session = self.session(principal, wish.session.as_deref()).await?;
-        let allowance = principal.allowance.clone();
-        let permit = self.running_permits.take(&allowance).ok_or_else(|| self.too_many_streams())?;
-        let account = self.ledger.account(&allowance);
-        self.share_budget(&allowance, &account).await?;
-        let wait = account.wait(since_start());
-        if !wait.is_zero() {
-            return Err(StartError::BudgetExceeded { wait });
-        }
-        let facts = wish.facts(principal);
+        let (hit, session) = (retelling.is_some(), wish.session.clone());
         let hold = key.map(|key| Hold { key, print, cache });
-        let plan = Plan {
-            request: wish.request,
-            on_disconnect: wish.on_disconnect,
-            allowance: allowance.clone(),
-            hold: hold.clone(),
-        };
-        let spec = Spec {
-            plan,
-            ask,
-            route,
-            facts,
-            message: wish.message,
-            account,
-            response: wish.response,
-            known_as: wish.known_as,
-        };
+        let spec = self.spec(principal, wish, route, hold.clone(), retelling).await?;
+        let session = self.session(principal, session.as_deref()).await?;
+        let allowance = &principal.allowance;
+        let permit = self.running_permits.take(allowance).ok_or_else(|| self.too_many_streams())?;
         let created = self.relay.create(spec).await?;
         let (id, running) = (created.id, created.running.clone());
-        match self.register(&allowance, hold, session.as_ref(), &running).await {
+        match self.register(allowance, hold, session.as_ref(), &running).await {
             Ok(None) => {
                 self.relay.launch(created, permit);
-                Ok(Started { id, replayed: false, cache, running: Some(running) })
+                Ok(Started { id, replayed: hit, cache, running: Some(running) })
             }
             other => {
                 self.relay.discard(created).await?;
@@ -178,6 +173,57 @@ impl App {
                 Ok(Started { cache, ..started })
             }
         }
+    }
+
+    /// What the relay needs to know. What the first target cannot be asked is refused here, and so is who cannot pay.
+    async fn spec(
+        &self,
+        principal: &Principal,
+        mut wish: Wish,
+        route: Route,
+        hold: Option<Hold>,
+        retelling: Option<Retelling>,
+    ) -> Result<Spec, StartError> {
+        let (mut ask, mut account) = (None, None);
+        if retelling.is_none() {
+            let asked = |target: &Target| target.endpoint.dialect.ask(&wish.request, &target.model);
+            ask = route.targets.first().map(asked).transpose()?;
+            let pays = self.ledger.account(&principal.allowance);
+            self.share_budget(&principal.allowance, &pays).await?;
+            let wait = pays.wait(since_start());
+            if !wait.is_zero() {
+                return Err(StartError::BudgetExceeded { wait });
+            }
+            account = Some(pays);
+        }
+        let facts = wish.facts(principal);
+        let plan = Plan {
+            request: wish.request,
+            on_disconnect: wish.on_disconnect,
+            allowance: principal.allowance.clone(),
+            hold,
+        };
+        Ok(Spec {
+            plan,
+            ask,
+            route,
+            facts,
+            message: wish.message,
+            account,
+            retelling,
+            response: wish.response,
+            known_as: wish.known_as,
+        })
+    }
+
+    /// A kept answer that is to be told at a pace; None: it can be read as it is, at once or while it runs.
+    async fn retelling(&self, kept: LogId, tokens_per_s: f64) -> Result<Option<Retelling>, StartError> {
+        if tokens_per_s <= 0.0 || self.relay.running(kept).is_some() {
+            return Ok(None);
+        }
+        let tail = self.relay.tail(kept).await?;
+        let ended = matches!(tail.end(), Some(End::Ended(_)));
+        Ok(ended.then(|| Retelling { records: tail.with_records(<[_]>::to_vec), tokens_per_s }))
     }
 
     fn too_many_streams(&self) -> StartError {

@@ -125,7 +125,7 @@ impl Request {
     /// The same request gives the same text, whatever the order of its fields was.
     pub fn fingerprint(&self) -> String {
         let mut text = String::new();
-        let original = self.original.as_ref().map(|original| &original.body);
+        let original = self.original.as_ref().map(|original| (&original.body, &original.headers));
         let value = json!({"model": self.model, "messages": self.messages, "stream": self.stream, "params": self.params,
                            "original": original});
         canonical(&value, &mut text);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::refuse;
-use crate::app::{Settings, settings};
+use crate::app::{Settings, settings, store};
 use crate::config::{Config, environment};
 
 #[derive(Debug, clap::Args)]
@@ -20,6 +20,7 @@ pub struct Check {
 pub fn run(command: &Check) -> ExitCode {
     let environment = environment();
     let checked = Config::load(command.config.as_deref(), &environment)
+        .and_then(|config| store::check(&config, &environment).map(|()| config))
         .and_then(|config| Ok((settings(&config, command.open, &environment)?, config)));
     match checked {
         Ok((settings, config)) => {

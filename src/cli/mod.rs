@@ -1,9 +1,10 @@
-//! The command line: `serve` (the default), `tail`, `load`, `check`.
+//! The command line: `serve` (the default), `tail`, `load`, `check`, `store`.
 
 mod check;
 mod cores;
 mod load;
 mod serve;
+mod store;
 mod tail;
 
 use std::process::ExitCode;
@@ -29,6 +30,7 @@ enum Command {
     Serve(serve::Serve),
     /// Check the configuration and the prompts, and say what would be served.
     Check(check::Check),
+    Store(store::Store),
     Tail(tail::Tail),
     Load(Box<load::Load>),
 }
@@ -39,6 +41,7 @@ pub fn run() -> ExitCode {
     match arguments.command.unwrap_or(Command::Serve(arguments.serve)) {
         Command::Serve(command) => serve::run(&command),
         Command::Check(command) => check::run(&command),
+        Command::Store(command) => finish(store::run(&command)),
         Command::Tail(command) => finish(runtime().block_on(tail::run(command))),
         Command::Load(command) => finish(runtime().block_on(load::run(*command))),
     }

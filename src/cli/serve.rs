@@ -58,7 +58,7 @@ pub fn run(command: &Serve) -> ExitCode {
         Err(error) => return refuse(&error),
     };
     let result = first.block_on(async {
-        let app = App::new(&config, settings, store::open(&config));
+        let app = App::new(&config, settings, store::open(&config, &environment)?);
         serve(command, config, app, handles, environment).await
     });
     first.shutdown_timeout(Duration::from_millis(200));
@@ -83,6 +83,10 @@ async fn serve(
     cores: Vec<Handle>,
     environment: Environment,
 ) -> Result<()> {
+    // First of all: until it is watched, a signal ends the process at once.
+    let [mut terminate, mut interrupt, hangup] =
+        [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?];
+    app.recover().await.context("store: what the last process has left cannot be read")?;
     let rate = Rate::new(app.limits.requests_per_minute);
     let router = router(&app, rate.as_ref());
     let acceptor = Acceptor::new(&app).context("tls")?;
@@ -97,6 +101,7 @@ async fn serve(
         watched,
         config.clone(),
         environment,
+        hangup,
     )));
     app.tracker.spawn(background.clone().run_until_cancelled_owned(reload::key_sets::keep(app.clone())));
     let listener = listen(config.server.listen)?;
@@ -111,7 +116,6 @@ async fn serve(
         stop.clone(),
     ));
 
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -128,6 +132,9 @@ async fn serve(
     app.tracker.close();
     if tokio::time::timeout(LAST_WORDS, app.tracker.wait()).await.is_err() {
         warn!(left = app.tracker.len(), "some connections did not end in time");
+    }
+    if let Err(error) = app.relay.store.close().await {
+        warn!(%error, "what was kept last may not survive a power loss");
     }
     info!("stopped");
     Ok(())

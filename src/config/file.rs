@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::auth::Role;
 use crate::auth::key::Alg;
+use crate::store::disk::Sync;
 
 /// The file, as written. Every field's default is what config.example.toml shows.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -84,6 +86,22 @@ pub struct ProviderConfig {
     /// A file of certificates to trust beside those of the machine; empty: none.
     #[serde(default)]
     pub ca: PathBuf,
+    #[serde(default)]
+    pub pool: PoolConfig,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PoolConfig {
+    pub max_connections: usize,
+    pub max_idle: usize,
+    pub idle_timeout_ms: u64,
+}
+
+impl Default for PoolConfig {
+    fn default() -> PoolConfig {
+        PoolConfig { max_connections: 0, max_idle: 32, idle_timeout_ms: 90_000 }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -102,6 +120,11 @@ pub struct ModelConfig {
     pub min_tokens_per_s: f64,
     /// Identical requests of one user share one answer.
     pub cache: bool,
+    /// How fast a kept answer is told again; 0: at once.
+    pub cache_tokens_per_s: f64,
+    /// A server-side prompt that begins every request; empty: none. Not among the defaults.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub prompt: String,
     /// Whether the model takes the beginning of its own answer; not set: where its dialect is known to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prefill: Option<bool>,
@@ -118,6 +141,8 @@ impl Default for ModelConfig {
             max_continuations: 3,
             min_tokens_per_s: 0.0,
             cache: false,
+            cache_tokens_per_s: 0.0,
+            prompt: String::new(),
             prefill: None,
         }
     }
@@ -179,17 +204,93 @@ impl Default for RetryConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct StoreConfig {
     pub engine: Engine,
+    pub path: PathBuf,
+    pub sync: SyncConfig,
+    pub on_restart: OnRestart,
+    /// Absent: `server.replay_window_s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retain_s: Option<u64>,
+    pub retain_bytes: u64,
+    /// Where Redis is; it may hold a password.
+    pub url: Secret,
+    pub redis: RedisConfig,
+}
+
+/// What only the Redis engine wants to know.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RedisConfig {
+    pub prefix: String,
+    pub lease_ms: u64,
+    pub wait_ms: u64,
+    /// A file of certificates to trust instead of those of the machine; empty: none.
+    pub ca: PathBuf,
+}
+
+impl Default for RedisConfig {
+    fn default() -> RedisConfig {
+        let (prefix, ca) = ("relaystream:".into(), PathBuf::new());
+        RedisConfig { prefix, lease_ms: 5_000, wait_ms: 30_000, ca }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Engine {
+    Disk,
     Memory,
+    Redis,
+}
+
+/// What becomes of streams that ran when the process went away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnRestart {
+    Continue,
+    Interrupt,
+}
+
+/// `os`, `interval:<ms>` or `always`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SyncConfig(pub Sync);
+
+impl TryFrom<String> for SyncConfig {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<SyncConfig, &'static str> {
+        let interval = |ms: &str| ms.parse().ok().filter(|ms| *ms > 0).map(Duration::from_millis);
+        match (text.as_str(), text.strip_prefix("interval:").and_then(interval)) {
+            ("os", _) => Ok(SyncConfig(Sync::Os)),
+            ("always", _) => Ok(SyncConfig(Sync::Always)),
+            (_, Some(interval)) => Ok(SyncConfig(Sync::Interval(interval))),
+            _ => Err("expected \"os\", \"interval:<ms>\" or \"always\""),
+        }
+    }
+}
+
+impl From<SyncConfig> for String {
+    fn from(SyncConfig(sync): SyncConfig) -> String {
+        match sync {
+            Sync::Os => "os".into(),
+            Sync::Interval(every) => format!("interval:{}", every.as_millis()),
+            Sync::Always => "always".into(),
+        }
+    }
 }
 
 impl Default for StoreConfig {
     fn default() -> StoreConfig {
-        StoreConfig { engine: Engine::Memory }
+        StoreConfig {
+            engine: Engine::Disk,
+            path: "./data".into(),
+            sync: SyncConfig(Sync::Os),
+            on_restart: OnRestart::Continue,
+            retain_s: None,
+            retain_bytes: 0,
+            url: Secret("redis://127.0.0.1:6379".into()),
+            redis: RedisConfig::default(),
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::limits;
 use crate::limits::ledger::Budgets;
 use crate::provider::Provider;
 use crate::relay::health::Breaker;
-use crate::relay::route::{Alias, Continuing, Endpoint, Named, Policy, Retry, Routes, Timeouts};
+use crate::relay::route::{Alias, Continuing, Endpoint, Named, Policy, Pool, Retry, Routes, Timeouts};
 use crate::tls;
 
 pub use file::*;
@@ -51,6 +51,11 @@ impl Config {
             if path == "." { anyhow::anyhow!("{message}") } else { anyhow::anyhow!("{path}: {message}") }
         })?;
         Ok(config)
+    }
+
+    /// Where Redis is.
+    pub fn store_url(&self, environment: &Environment) -> Result<String> {
+        secret(&self.store.url, environment).context("store.url")
     }
 
     /// Who may come in. `open`: asked for on the command line.
@@ -123,6 +128,7 @@ impl Config {
                 headers: Vec::new(),
                 http2: false,
                 trusts: Vec::new(),
+                pool: PoolConfig::default().into(),
             };
             endpoints.insert(known.name.into(), endpoint);
         }
@@ -140,6 +146,7 @@ impl Config {
             headers: Vec::new(),
             http2: false,
             trusts: Vec::new(),
+            pool: PoolConfig::default().into(),
         });
         if !endpoints.contains_key(&default) {
             bail!("server.default_provider: there is no provider \"{default}\"");
@@ -150,6 +157,9 @@ impl Config {
         }
         if !self.defaults.targets.is_empty() {
             bail!("defaults.targets: targets are a model's own");
+        }
+        if !self.defaults.prompt.is_empty() {
+            bail!("defaults.prompt: a prompt is a model's own");
         }
         let policy = policy(&self.defaults).context("defaults")?;
         Ok(Routes { endpoints, aliases, default, policy })
@@ -177,6 +187,16 @@ impl From<TimeoutsConfig> for Timeouts {
             first_token: Duration::from_millis(config.first_token_ms),
             between_tokens: Duration::from_millis(config.between_tokens_ms),
             total: Duration::from_millis(config.total_ms),
+        }
+    }
+}
+
+impl From<PoolConfig> for Pool {
+    fn from(config: PoolConfig) -> Pool {
+        Pool {
+            connections: config.max_connections,
+            idle: config.max_idle,
+            idle_timeout: Duration::from_millis(config.idle_timeout_ms),
         }
     }
 }
@@ -272,7 +292,8 @@ fn endpoint(name: &str, config: &ProviderConfig, environment: &Environment) -> R
             tls::certificates(&pem).with_context(|| format!("ca: there are no certificates in {file}"))?
         }
     };
-    Ok(Endpoint { name: name.to_owned(), dialect, base_url, keys, headers, http2: config.http2, trusts })
+    let (name, http2, pool) = (name.to_owned(), config.http2, config.pool.into());
+    Ok(Endpoint { name, dialect, base_url, keys, headers, http2, trusts, pool })
 }
 
 fn alias(config: &ModelConfig, endpoints: &BTreeMap<String, Endpoint>) -> Result<Alias> {
@@ -307,6 +328,7 @@ fn policy(config: &ModelConfig) -> Result<Policy> {
         },
         min_tokens_per_s: config.min_tokens_per_s,
         cache: config.cache,
+        cache_tokens_per_s: config.cache_tokens_per_s,
     })
 }
 

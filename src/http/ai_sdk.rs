@@ -23,7 +23,6 @@ use crate::event::Status;
 use crate::hub::Session;
 use crate::log::LogId;
 use crate::log::transcript::Transcript;
-use crate::prompts;
 use crate::room;
 use crate::store;
 use crate::surface::ai_sdk::{self, Asked};
@@ -48,6 +47,7 @@ pub async fn chat(
     let mut wish = wish::wish(request, Some(chat), policy.map(str::to_owned), Map::new(), &parts.headers)?;
     wish.message = goes_on.as_ref().and_then(|message| message["id"].as_str()).map(str::to_owned);
     wish.goes_on = goes_on;
+    wish.prompted = settings.ai_sdk.prompt.is_some();
     if let Some(session) = wish.session.as_deref().filter(|_| regenerate)
         && let Some((session, _)) = app.hub.find(&principal, session).await?
     {
@@ -67,7 +67,8 @@ fn furnished(settings: &Settings, asked: Asked) -> Result<chat::Request, ApiErro
     match (&settings.ai_sdk.prompt, asked.variables) {
         (Some(name), variables) => {
             let rendered = settings.prompts.render(name, &variables.unwrap_or_default(), &[])?;
-            messages.extend(system(&rendered.messages));
+            let system = |text: &str| json!({"role": "system", "content": text});
+            messages.extend(rendered.instructions().into_iter().map(system));
             (params, prompts_model) = (rendered.config, rendered.model);
         }
         (None, Some(_)) => {
@@ -81,16 +82,6 @@ fn furnished(settings: &Settings, asked: Asked) -> Result<chat::Request, ApiErro
     let model = model.or_else(|| settings.routes.default_model().map(str::to_owned));
     let model = model.ok_or_else(|| ApiError::invalid("model", "is missing"))?;
     Ok(chat::Request::new(model, messages.into(), params, true)?)
-}
-
-/// A prompt as a chat's beginning: what it says as the system, or all of it if it has no roles. What it has users and
-/// models say is for a request of its own.
-fn system(rendered: &[prompts::Message]) -> Vec<Value> {
-    let said = |message: &prompts::Message| json!({"role": "system", "content": message.content});
-    match rendered {
-        [only] if only.role == "user" => vec![said(only)],
-        several => several.iter().filter(|message| message.role == "system").map(said).collect(),
-    }
 }
 
 /// `GET /api/chat/{id}/stream`: the running answer, or else the newest that has ended, from its start; 204 if there is none.

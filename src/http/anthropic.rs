@@ -6,6 +6,7 @@ use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
+use serde_json::Map;
 
 use super::compat;
 use super::error::ApiError;
@@ -13,7 +14,7 @@ use super::extract::{Caller, head_and_body};
 use crate::app::App;
 use crate::auth::Role;
 use crate::provider::{self, Provider};
-use crate::surface::{Format, Surface, anthropic};
+use crate::surface::{Format, Surface, anthropic, opening};
 
 /// `POST /v1/messages`, streaming and not.
 pub async fn messages(
@@ -37,7 +38,10 @@ pub async fn count_tokens(
         return Err(ApiError::not_allowed("your role does not allow it to ask providers"));
     }
     let (parts, fields) = head_and_body(&app, request).await?;
-    let (model, question) = anthropic::counted(fields, own(&parts.headers))?;
+    let (model, mut question) = anthropic::counted(fields, own(&parts.headers))?;
+    if let Some(prompt) = app.settings.load().openings.get(&model) {
+        opening::in_anthropic(&mut question.body, &prompt.instructions, &Map::new());
+    }
     let route = compat::route(&app, &model, Provider::Anthropic)?;
     let target = route.targets.iter().find(|target| target.endpoint.dialect == Provider::Anthropic);
     let Some(target) = target else {

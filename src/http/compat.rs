@@ -27,6 +27,7 @@ use crate::log::transcript::Transcript;
 use crate::log::{Position, Record};
 use crate::provider::Provider;
 use crate::relay::route::Route;
+use crate::relay::tail::End;
 use crate::relay::viewer::Viewer;
 use crate::surface::{Ending, Format, Surface, openai_chat};
 
@@ -106,6 +107,7 @@ async fn hold_head(app: &App, viewer: &mut Viewer, started: &Started) -> Result<
     let transcript =
         viewer.tail.with_records(|records| (!has_spoken(records)).then(|| Transcript::of(records)));
     match transcript {
+        Some(_) if viewer.tail.end() == Some(End::Leaving) => Err(ApiError::draining()),
         // A dialect with a word for this ending says it in the stream.
         Some(Transcript { done: Some(done), .. })
             if viewer.format().surface.ending(done.status) == Ending::Clean =>
@@ -126,6 +128,11 @@ pub fn has_spoken(records: &[Record]) -> bool {
 async fn whole(viewer: &mut Viewer, started: &Started) -> Result<Response, ApiError> {
     viewer.until(|_| false).await;
     let tail = &viewer.tail;
+    match tail.end() {
+        Some(End::Ended(_)) => {}
+        Some(End::Leaving) => return Err(ApiError::draining()),
+        _ => return Err(ApiError::of_stream("interrupted", "the stream was forgotten")),
+    }
     tail.with_records(|records| failed(&Transcript::of(records), started))?;
     let surface = viewer.format().surface;
     let body = tail.with_records(|records| surface.collect(tail.log, records)).unwrap_or_default();

@@ -131,6 +131,10 @@ impl From<store::Error> for ApiError {
                 "store_full",
                 "the server has no room for more streams",
             ),
+            store::Error::Damaged => {
+                let message = "what was kept of the stream is damaged";
+                ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+            }
             store::Error::Exists | store::Error::Refused(_) | store::Error::Unavailable(_) => {
                 tracing::error!(%error, "the store failed a request");
                 let message = "the server cannot reach its store";

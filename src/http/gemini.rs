@@ -18,10 +18,11 @@ use super::compat;
 use super::error::ApiError;
 use super::extract::{Caller, head_and_body, parameter};
 use crate::app::App;
+use crate::chat;
 use crate::provider::{Provider, gemini};
 use crate::relay::route::Route;
 use crate::surface::gemini::read;
-use crate::surface::{Format, Surface};
+use crate::surface::{Format, Surface, opening};
 
 /// `POST …/models/{model}:{generateContent, streamGenerateContent, countTokens}`.
 pub async fn call(
@@ -61,15 +62,32 @@ async fn array(response: Response) -> Result<Response, ApiError> {
 }
 
 /// Only a provider of this dialect can count: the question is passed on to it, and so is its answer.
-async fn count(app: &App, model: &str, fields: Map<String, Value>) -> Result<Response, ApiError> {
+async fn count(app: &App, model: &str, mut fields: Map<String, Value>) -> Result<Response, ApiError> {
     let route = compat::route(app, model, Provider::Gemini)?;
     let target = route.targets.iter().find(|target| target.endpoint.dialect == Provider::Gemini);
     let Some(target) = target else {
         return Err(ApiError::invalid("model", format!("the provider of \"{model}\" cannot count tokens")));
     };
+    if let Some(prompt) = app.settings.load().openings.get(model) {
+        // Only a whole request can be counted with an instruction; contents alone become one.
+        let whole = fields.shift_remove("generateContentRequest");
+        let mut whole = whole.map_or_else(|| Ok(std::mem::take(&mut fields)), object)?;
+        opening::in_gemini(&mut whole, &prompt.instructions, &Map::new());
+        fields.insert("generateContentRequest".into(), whole.into());
+    }
     let ask = gemini::count(fields, &target.model)?;
     let body = app.relay.call(target, ask, &route.policy.timeouts).await?;
     Ok(([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response())
+}
+
+fn object(value: Value) -> Result<Map<String, Value>, ApiError> {
+    match value {
+        Value::Object(fields) => Ok(fields),
+        other => {
+            let message = format!("expected an object, got {}", chat::kind(&other));
+            Err(ApiError::invalid("generateContentRequest", message))
+        }
+    }
 }
 
 /// `GET /v1beta/models`.

@@ -18,9 +18,11 @@ pub async fn healthz() -> &'static str {
 
 /// `GET /readyz`: it wants traffic.
 pub async fn readyz(State(app): State<Arc<App>>) -> Response {
-    let (status, word) = match app.phase() {
-        Phase::Serving => (StatusCode::OK, "ready"),
-        Phase::Draining | Phase::Closing => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+    let store = app.store_report();
+    let (status, word) = match (app.phase(), store.code) {
+        (Phase::Draining | Phase::Closing, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+        (Phase::Serving, Some(code)) => (StatusCode::SERVICE_UNAVAILABLE, code),
+        (Phase::Serving, None) => (StatusCode::OK, "ready"),
     };
     let report = app.relay.health.report();
     // A provider that is down is no reason to stay away: others may answer, and what runs can be read.
@@ -29,7 +31,7 @@ pub async fn readyz(State(app): State<Arc<App>>) -> Response {
         .iter()
         .map(|target| json!({"provider": target.provider, "model": target.model, "circuit": target.circuit}))
         .collect();
-    let store = json!({"ok": true, "code": null, "since": null});
+    let store = json!({"ok": store.code.is_none(), "code": store.code, "since": store.since_ms / 1000});
     let body =
         json!({"status": word, "checks": {"store": store, "providers": {"ok": ok, "targets": targets}}});
     (status, Json(body)).into_response()

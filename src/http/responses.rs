@@ -75,6 +75,8 @@ async fn wish_of(
     same: bool,
 ) -> Result<Wish, ApiError> {
     let mut request = asked.request;
+    let own = request.original.as_ref().and_then(|original| original.body.get("prompt"));
+    let prompted = own.is_some_and(|prompt| !prompt.is_null());
     let mut said = Some(Vec::new());
     if let Some(name) = &asked.previous {
         let earlier = earlier(app, principal, name).await?;
@@ -115,6 +117,7 @@ async fn wish_of(
     let mut wish = wish::wish(request, session, policy, asked.metadata, &parts.headers)?;
     wish.response = (!same).then_some(asked.response);
     wish.conversation = conversation;
+    wish.prompted = prompted;
     wish.known_as = same.then(|| known_as(principal));
     Ok(wish)
 }

@@ -16,10 +16,9 @@ use http_body::Frame;
 use serde_json::{Value, json};
 
 use super::counted::Counted;
-use super::envelope::jitter_ms;
 use super::error::ApiError;
 use super::extract::{Caller, after};
-use super::sse::{Held, X_SESSION_ID, headers};
+use super::sse::{Held, X_SESSION_ID, going_away, headers};
 use crate::app::App;
 use crate::auth::{Principal, Role};
 use crate::hub::Session;
@@ -28,7 +27,7 @@ use crate::hub::mirror::{Find, Mirror};
 use crate::log::EventId;
 use crate::relay::watch::Watch;
 use crate::room;
-use crate::surface::{Surface, native};
+use crate::surface::Surface;
 
 /// `GET /v1/sessions`: those that the caller has a role in.
 pub async fn list(State(app): State<Arc<App>>, Caller(principal): Caller) -> Result<Json<Value>, ApiError> {
@@ -202,8 +201,7 @@ impl MirrorEvents {
             Find::Nothing => {
                 std::task::ready!(self.closing.as_mut().poll(cx));
                 self.over = true;
-                let data = json!({"code": "draining", "message": "the server is going away"});
-                Poll::Ready(Some(native::aside("notice", Some(1000 + jitter_ms(4000)), &data).into()))
+                Poll::Ready(Some(going_away()))
             }
         }
     }

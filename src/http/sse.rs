@@ -19,6 +19,8 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::connection::Flushes;
 use super::counted::Counted;
+use super::envelope::jitter_ms;
+use super::error::ApiError;
 use crate::event::Status;
 use crate::log::LogId;
 use crate::relay::Facts;
@@ -58,6 +60,8 @@ pub struct Events {
     /// Sent before the viewer's bytes: resets.
     preface: Option<Bytes>,
     breaking: Option<Breaking>,
+    /// What stands before the break is out.
+    said_goodbye: bool,
     over: bool,
     flushes: Option<Arc<Flushes>>,
     _held: Held,
@@ -88,7 +92,16 @@ impl Events {
         counted: Counted,
     ) -> Events {
         let flushes = extensions.get::<Arc<Flushes>>().cloned();
-        Events { viewer, preface, breaking: None, over: false, flushes, _held: held, _counted: counted }
+        Events {
+            viewer,
+            preface,
+            breaking: None,
+            said_goodbye: false,
+            over: false,
+            flushes,
+            _held: held,
+            _counted: counted,
+        }
     }
 
     pub fn into_response(self) -> Response {
@@ -114,6 +127,13 @@ impl Events {
                 (Some(reset.into()), Ending::Clean)
             }
             End::Gone => (None, surface.ending(Status::Interrupted)),
+            End::Leaving if matches!(surface, Surface::Native | Surface::Plain) => {
+                (Some(going_away()), Ending::Clean)
+            }
+            End::Leaving => {
+                let frame = ApiError::draining().complaint("").frame(surface);
+                (Some(frame.into()), Ending::Broken)
+            }
         }
     }
 
@@ -144,6 +164,12 @@ impl Events {
     }
 }
 
+/// Tells when to come back, each viewer another moment.
+pub fn going_away() -> Bytes {
+    let data = json!({"code": "draining", "message": "the server is going away"});
+    native::aside("notice", Some(1000 + jitter_ms(4000)), &data).into()
+}
+
 /// Makes hyper break the connection off, without the chunk that would mark a proper end.
 #[derive(Debug, thiserror::Error)]
 #[error("the stream did not complete")]
@@ -172,11 +198,16 @@ impl http_body::Body for Events {
             }
             Step::End(end) => {
                 let (last, ending) = this.end(end);
-                if ending == Ending::Broken {
-                    return this.poll_break(cx);
+                match (last, ending) {
+                    (Some(last), Ending::Broken) if !std::mem::replace(&mut this.said_goodbye, true) => {
+                        Poll::Ready(Some(Ok(Frame::data(last))))
+                    }
+                    (_, Ending::Broken) => this.poll_break(cx),
+                    (last, Ending::Clean) => {
+                        this.over = true;
+                        Poll::Ready(last.map(|bytes| Ok(Frame::data(bytes))))
+                    }
                 }
-                this.over = true;
-                Poll::Ready(last.map(|bytes| Ok(Frame::data(bytes))))
             }
         }
     }

@@ -27,13 +27,14 @@ pub fn read(app: &App, mut fields: Map<String, Value>, headers: &HeaderMap) -> R
     };
     let model = text(&mut fields, "model")?;
     fields.shift_remove("stream");
+    let prompted = fields.get("prompt").is_some_and(|prompt| !prompt.is_null());
     let (model, messages, params) = said(app, model, fields)?;
     let model = match model.or_else(|| app.settings.load().routes.default_model().map(str::to_owned)) {
         Some(model) => model,
         None => return Err(ApiError::invalid("model", "is missing")),
     };
     let request = Request::new(model, messages, params, true)?;
-    wish(request, session, on_disconnect, metadata, headers)
+    Ok(Wish { prompted, ..wish(request, session, on_disconnect, metadata, headers)? })
 }
 
 /// Puts the parts together; session and policy are checked here for every way in.
@@ -69,6 +70,7 @@ pub fn wish(
     };
     Ok(Wish {
         request,
+        prompted: false,
         session,
         on_disconnect,
         metadata,

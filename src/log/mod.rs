@@ -136,6 +136,24 @@ pub struct Log {
 }
 
 impl Log {
+    /// A log as an engine kept it: `drafts` are those after `trimmed`, `epochs` as [`Log::epochs`] told them.
+    pub fn restored(
+        trimmed: Position,
+        epochs: Vec<(u16, u64)>,
+        drafts: Vec<Arc<Draft>>,
+        closed: bool,
+    ) -> Log {
+        let mut log = Log { trimmed, head: trimmed, closed, ..Log::default() };
+        for draft in drafts {
+            let seq = log.head.seq + 1;
+            log.head = Position::new(epoch_at(&epochs, seq), seq);
+            log.weight += draft.weight();
+            log.records.push_back(Record { position: log.head, draft });
+        }
+        log.epochs = epochs;
+        log
+    }
+
     pub fn head(&self) -> Position {
         self.head
     }
@@ -144,19 +162,40 @@ impl Log {
         self.closed
     }
 
+    /// Everything up to here was trimmed.
+    pub fn trimmed(&self) -> Position {
+        self.trimmed
+    }
+
+    /// Each epoch in use with its first seq, in order.
+    pub fn epochs(&self) -> &[(u16, u64)] {
+        &self.epochs
+    }
+
+    /// What is kept.
+    pub fn records(&self) -> impl ExactSizeIterator<Item = &Record> {
+        self.records.iter()
+    }
+
     /// Bytes kept, bookkeeping included.
     pub fn weight(&self) -> usize {
         self.weight
     }
 
-    /// Compare-and-append: all of the batch or nothing.
-    pub fn append(&mut self, batch: Batch) -> Result<Position, Refused> {
+    /// Whether [`Log::append`] would take it.
+    pub fn admits(&self, batch: &Batch) -> Result<(), Refused> {
         if self.closed {
             return Err(Refused::Closed);
         }
         if batch.expected != self.head || batch.epoch < self.head.epoch {
             return Err(Refused::Stale { head: self.head });
         }
+        Ok(())
+    }
+
+    /// Compare-and-append: all of the batch or nothing.
+    pub fn append(&mut self, batch: Batch) -> Result<Position, Refused> {
+        self.admits(&batch)?;
         if !batch.drafts.is_empty() && self.epochs.last().is_none_or(|(epoch, _)| *epoch < batch.epoch) {
             self.epochs.push((batch.epoch, self.head.seq + 1));
         }
@@ -223,10 +262,14 @@ pub fn check(
     if position.seq == 0 {
         return if position.epoch == 0 { Ok(()) } else { Err(Bad::Ahead) };
     }
-    let wrote = epochs.iter().rev().find(|(_, first)| *first <= position.seq).map_or(0, |(epoch, _)| *epoch);
-    match position.epoch.cmp(&wrote) {
+    match position.epoch.cmp(&epoch_at(epochs, position.seq)) {
         std::cmp::Ordering::Equal => Ok(()),
         std::cmp::Ordering::Less => Err(Bad::Lost),
         std::cmp::Ordering::Greater => Err(Bad::Ahead),
     }
+}
+
+/// Who wrote the event at `seq`.
+fn epoch_at(epochs: &[(u16, u64)], seq: u64) -> u16 {
+    epochs.iter().rev().find(|(_, first)| *first <= seq).map_or(0, |(epoch, _)| *epoch)
 }

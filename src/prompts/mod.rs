@@ -99,6 +99,20 @@ pub struct Rendered {
     pub messages: Vec<Message>,
 }
 
+impl Rendered {
+    /// A prompt as the beginning of a chat: what it says as the system, or all of it if it has no roles. What it has users
+    /// and models say is for a request of its own.
+    pub fn instructions(&self) -> Vec<&str> {
+        match self.messages.as_slice() {
+            [only] if only.role == "user" => vec![&only.content],
+            several => {
+                let system = several.iter().filter(|message| message.role == "system");
+                system.map(|message| message.content.as_str()).collect()
+            }
+        }
+    }
+}
+
 /// `variable` is a path: `text`, `items[2].name`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {

@@ -37,6 +37,10 @@ struct Search {
     asked: u32,
     /// The last failure, and whose it was.
     failed: Option<(usize, Fault)>,
+    /// The first target whose circuit did not let the request through.
+    passed_over: Option<usize>,
+    /// There is nobody else to ask: circuits are not heeded any more.
+    insists: bool,
 }
 
 impl Job {
@@ -45,11 +49,19 @@ impl Job {
         let targets = self.route.targets.clone();
         let mut search = Search::default();
         loop {
-            let Some(target) = targets.get(search.at) else { return Err(self.give_up(search)) };
-            self.trial = relay.health.admit(target, self.route.policy.breaker, Instant::now());
+            let Some(target) = targets.get(search.at) else {
+                match search.insist(self.committed) {
+                    true => continue,
+                    false => return Err(self.give_up(search)),
+                }
+            };
+            let (breaker, now) = (self.route.policy.breaker, Instant::now());
+            self.trial = match search.insists {
+                true => Some(relay.health.insist(target, breaker)),
+                false => relay.health.admit(target, breaker, now),
+            };
             if self.trial.is_none() {
-                search.failed.get_or_insert_with(|| (search.at, resting(target)));
-                search.next_target();
+                search.pass_over(target);
                 continue;
             }
             if let Some((whose, fault)) = &search.failed {
@@ -73,9 +85,7 @@ impl Job {
             let rotated = key.is_some_and(|key| rotate(relay, target, &key, &fault))
                 && search.rotated + 1 < target.endpoint.keys.len();
             search.rotated += usize::from(rotated);
-            // Who is asked too often is well: that is for its keys to wait out.
-            let ill = fault.retryable && fault.refusal.as_ref().is_none_or(|refusal| refusal.status != 429);
-            if let Some(trial) = self.trial.take().filter(|_| ill) {
+            if let Some(trial) = self.trial.take().filter(|_| fault.ill) {
                 trial.failed(Instant::now());
             }
             let whose = search.at;
@@ -96,16 +106,20 @@ impl Job {
         fault: &Fault,
         rotated: bool,
     ) -> Option<Duration> {
-        let another = fault.elsewhere && search.at + 1 < targets;
+        // Before it speaks, a target that is thought to be down is asked once: it must not drown in retries.
+        let once = search.insists && !self.committed;
+        // Once one has begun to answer, a refusal is not of the client's request any more but of how the rest was asked for.
+        let elsewhere = fault.elsewhere || (self.committed && fault.refusal.is_some());
+        let another = elsewhere && search.at + 1 < targets && !once;
         let patience = if rotated { Some(Duration::ZERO) } else { self.backoff(search.tried, fault) };
-        let again = rotated || (fault.retryable && search.tried < self.route.policy.retry.attempts);
+        let again = rotated || (fault.retryable && search.tried < self.route.policy.retry.attempts && !once);
         let mut same = patience.filter(|_| again);
         if self.committed {
             if !self.may_go_on() {
                 return None;
             }
             // Some models refuse to be given the beginning of their answer: then they are told to go on.
-            let refused = fault.refusal.as_ref().is_some_and(|refusal| refusal.status == 400);
+            let refused = fault.refusal.as_ref().is_some_and(|refusal| matches!(refusal.status, 400 | 422));
             if refused && self.prefilled {
                 self.in_words = true;
                 same = Some(Duration::ZERO);
@@ -196,7 +210,7 @@ impl Job {
         if !self.committed
             && let Some(mut refusal) = fault.refusal.clone()
         {
-            refusal.retried = search.asked > 1;
+            refusal.retried = search.asked > 1 || search.insists;
             let _set_once = self.running.refusal.set(*refusal);
         }
         Halt::Fault(fault)
@@ -206,6 +220,26 @@ impl Job {
 impl Search {
     fn next_target(&mut self) {
         (self.at, self.tried, self.rotated) = (self.at + 1, 0, 0);
+    }
+
+    fn pass_over(&mut self, target: &Target) {
+        self.passed_over.get_or_insert(self.at);
+        self.failed.get_or_insert_with(|| (self.at, resting(target)));
+        self.next_target();
+    }
+
+    /// With nobody left to ask, goes back to the first target that was passed over; false if that would be one request
+    /// too many. A client whose only provider is down shall see that provider's own answer, and its recovery at once; what
+    /// was begun shall be gone on with.
+    fn insist(&mut self, committed: bool) -> bool {
+        let Some(at) = self.passed_over.filter(|_| !self.insists && (committed || self.asked == 0)) else {
+            return false;
+        };
+        if self.asked == 0 {
+            self.failed = None;
+        }
+        (self.at, self.tried, self.rotated, self.insists) = (at, 0, 0, true);
+        true
     }
 }
 

@@ -70,7 +70,7 @@ pub struct Trial {
 impl Health {
     /// Lets a request through, unless the target's circuit is open or already being tried.
     pub fn admit(self: &Arc<Self>, target: &Target, breaker: Breaker, now: Instant) -> Option<Trial> {
-        let place = (target.endpoint.name.clone(), target.model.clone());
+        let place = place(target);
         let probe = match lock(&self.circuits).get_mut(&place) {
             Some((circuit, touched)) if breaker.failures > 0 => match *circuit {
                 Circuit::Closed { .. } => false,
@@ -83,6 +83,11 @@ impl Health {
             _ => false,
         };
         Some(Trial { health: self.clone(), place, breaker, probe })
+    }
+
+    /// Lets a request through whatever the circuit says: there is nobody else to ask. A success closes it.
+    pub fn insist(self: &Arc<Self>, target: &Target, breaker: Breaker) -> Trial {
+        Trial { health: self.clone(), place: place(target), breaker, probe: false }
     }
 
     /// A key of the provider that is not resting, else the one that has rested longest.
@@ -201,12 +206,17 @@ impl Drop for Trial {
     }
 }
 
+fn place(target: &Target) -> Place {
+    (target.endpoint.name.clone(), target.model.clone())
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::route::Pool;
     use super::*;
     use crate::provider::Provider;
 
@@ -219,6 +229,7 @@ mod tests {
             headers: Vec::new(),
             http2: false,
             trusts: Vec::new(),
+            pool: Pool { connections: 0, idle: 0, idle_timeout: Duration::ZERO },
         };
         Target { endpoint, model: "m".into(), weight: None }
     }

@@ -14,6 +14,7 @@ mod plan;
 mod progress;
 mod pump;
 pub mod rendition;
+pub mod retelling;
 pub mod route;
 pub mod running;
 pub mod seam;
@@ -27,6 +28,7 @@ pub mod watch;
 
 use std::any::Any;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
@@ -42,6 +44,7 @@ use crate::provider::{Ask, Provider};
 use crate::store::{self, Meta, Store};
 use crate::surface::Format;
 pub use plan::{Hold, Plan};
+use retelling::Retelling;
 use route::{Route, Routes, Target, Timeouts};
 use running::{Running, Stop};
 use tail::Tail;
@@ -86,8 +89,10 @@ pub struct Spec {
     pub facts: Facts,
     /// The answer's id in its client's own terms, see `event::Start`.
     pub message: Option<String>,
-    /// Who pays.
-    pub account: Account,
+    /// Who pays; nobody for what is told again.
+    pub account: Option<Account>,
+    /// A kept answer to be told in place of a provider's.
+    pub retelling: Option<Retelling>,
     /// What the answer repeats of its request, see `event::Start`.
     pub response: Option<Map<String, Value>>,
     /// The beginning of the key under which the provider's own id of a response is noted.
@@ -111,6 +116,8 @@ pub struct Relay {
     running: Mutex<HashMap<LogId, Arc<Running>>>,
     tails: Mutex<HashMap<LogId, Weak<Tail>>>,
     sampler: Arc<Sampler>,
+    /// Viewers are sent home.
+    leaving: Arc<AtomicBool>,
 }
 
 impl Relay {
@@ -130,6 +137,7 @@ impl Relay {
             running: Mutex::default(),
             tails: Mutex::default(),
             sampler: Arc::default(),
+            leaving: Arc::default(),
         })
     }
 
@@ -138,7 +146,9 @@ impl Relay {
         let id = LogId(ulid::Ulid::generate().0);
         let facts = Bytes::from(serde_json::to_vec(&spec.facts).expect("facts have string keys"));
         let owner = format!("{}/{}", spec.facts.tenant, spec.facts.user);
-        self.store.create(id, Meta { owner, data: facts, trim_bytes: None }, spec.plan.to_bytes()).await?;
+        // What is told again ends with its process: no provider can go on with it.
+        let plan = if spec.retelling.is_some() { Bytes::new() } else { spec.plan.to_bytes() };
+        self.store.create(id, Meta { owner, data: facts, trim_bytes: None }, plan).await?;
         let at_ms = now_ms();
         let start = Event::Start(Start {
             stream: id.to_string(),
@@ -216,6 +226,14 @@ impl Relay {
         }
     }
 
+    /// Sends every viewer of a stream that still runs home.
+    pub fn send_home(&self) {
+        self.leaving.store(true, Relaxed);
+        for tail in lock(&self.tails).values().filter_map(Weak::upgrade) {
+            tail.watchers.wake_all();
+        }
+    }
+
     pub async fn facts(&self, id: LogId) -> Result<Facts, store::Error> {
         let meta = self.store.meta(id).await?;
         serde_json::from_slice(&meta.data).map_err(|_| store::Error::NotFound)
@@ -227,7 +245,7 @@ impl Relay {
         if let Some(tail) = known() {
             return Ok(tail);
         }
-        let opened = Tail::open(&self.store, id, &self.options.tail, &self.tracker).await?;
+        let opened = Tail::open(&self.store, id, &self.options.tail, &self.tracker, &self.leaving).await?;
         let mut tails = lock(&self.tails);
         if let Some(tail) = tails.get(&id).and_then(Weak::upgrade) {
             return Ok(tail);

@@ -12,7 +12,7 @@ use crate::event::{Event, Status, Usage};
 /// How long an answer is listened to before its pace is judged.
 const PACE_WINDOW: Duration = Duration::from_secs(10);
 /// Roughly what a token takes, in bytes of UTF-8.
-const TOKEN_BYTES: u64 = 4;
+pub const TOKEN_BYTES: u64 = 4;
 
 #[derive(Debug)]
 pub struct Progress {

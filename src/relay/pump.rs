@@ -16,6 +16,7 @@ use super::guard::Guard;
 use super::halt::{Halt, ending};
 use super::health::Trial;
 use super::progress::Progress;
+use super::retelling::Retelling;
 use super::route::{Route, Target};
 use super::running::{Running, Stop};
 use super::upstream::{Answer, Body, Fault};
@@ -35,7 +36,10 @@ pub struct Job {
     /// See `Spec`; none once there was a first attempt.
     pub(super) ask: Option<Ask>,
     pub(super) route: Route,
-    account: Account,
+    /// See `Spec`.
+    account: Option<Account>,
+    /// See `Spec`; none once it is being told.
+    retelling: Option<Retelling>,
     /// Tokens that the account was charged with so far.
     pub(super) charged: u64,
     /// See `Spec`; none once the id is noted.
@@ -94,6 +98,7 @@ impl Job {
             ask: spec.ask,
             route: spec.route,
             account: spec.account,
+            retelling: spec.retelling,
             charged: 0,
             known_as: spec.known_as,
             head,
@@ -119,9 +124,10 @@ impl Job {
         let (provider, model) =
             target.map_or(("", ""), |target| (target.endpoint.name.as_str(), target.model.as_str()));
         self.span = info_span!("stream", stream.id = %self.running.id, provider, model);
-        let halt = match self.charge() {
-            true => self.relay(relay).await.err(),
-            false => Some(Halt::Budget),
+        let halt = match self.retelling.take() {
+            Some(kept) => self.retell(relay, kept).await.err(),
+            None if self.charge() => self.relay(relay).await.err(),
+            None => Some(Halt::Budget),
         };
         let left = matches!(halt, Some(Halt::Stop(Stop::Left)));
         let Some(done) = halt.map_or(Some(None), |halt| ending(halt).map(Some)) else {
@@ -155,7 +161,7 @@ impl Job {
         let tokens = cost.input_tokens + cost.output_tokens;
         let more = tokens.saturating_sub(self.charged);
         self.charged += more;
-        more == 0 || self.account.spend(more, since_start())
+        more == 0 || self.account.as_ref().is_none_or(|account| account.spend(more, since_start()))
     }
 
     pub(super) async fn attempt(
@@ -394,9 +400,10 @@ impl Job {
         let metrics = &relay.metrics;
         metrics.upstream_tokens_unread.inc_by(self.running.unread());
         metrics.streams.get_or_create_owned(&Ended { status: done.status.as_str() }).inc();
-        metrics.operation_duration.observe(self.began.elapsed().as_secs_f64());
-        self.account.settle(done.usage.or(self.progress.cost()), self.charged, since_start());
-        if let Some(usage) = done.usage {
+        if let Some(account) = &self.account {
+            metrics.operation_duration.observe(self.began.elapsed().as_secs_f64());
+            account.settle(done.usage.or(self.progress.cost()), self.charged, since_start());
+            let usage = done.usage.unwrap_or_default();
             for (gen_ai_token_type, count) in [("input", usage.input_tokens), ("output", usage.output_tokens)]
             {
                 metrics.token_usage.get_or_create_owned(&TokenType { gen_ai_token_type }).inc_by(count);

@@ -23,6 +23,18 @@ pub struct Endpoint {
     pub http2: bool,
     /// Whom to trust beside those whom this machine trusts.
     pub trusts: Vec<Certificate>,
+    pub pool: Pool,
+}
+
+/// How many connections a provider may cost. Zero: as many as it takes, for as long as they last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Pool {
+    /// In use at once. Over HTTP/2 a hundred requests count as one.
+    pub connections: usize,
+    /// Kept open for the next requests, on each core.
+    pub idle: usize,
+    /// How long those are kept.
+    pub idle_timeout: Duration,
 }
 
 /// Keys are left out.
@@ -74,6 +86,8 @@ pub struct Policy {
     pub min_tokens_per_s: f64,
     /// Identical requests of one user share one answer.
     pub cache: bool,
+    /// How fast a kept answer is told to the next one who asks for it. Zero: at once.
+    pub cache_tokens_per_s: f64,
 }
 
 #[derive(Debug, Clone)]

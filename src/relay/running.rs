@@ -45,7 +45,7 @@ pub struct Refusal {
     pub body: Bytes,
     pub content_type: Option<String>,
     pub retry_after: Option<String>,
-    /// We have retried already: SDKs must not multiply that.
+    /// We have retried already, or think that it is down: SDKs must not multiply that.
     pub retried: bool,
 }
 

@@ -5,7 +5,7 @@
 //! batches, so that a write carries more than one token. A viewer is an offset into a rendition; it pulls.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -52,6 +52,8 @@ pub enum End {
     Ended(Status),
     /// The log was removed or the store failed: what was seen is not all.
     Gone,
+    /// The stream goes on, but this process does not: come back.
+    Leaving,
 }
 
 pub struct Tail {
@@ -63,6 +65,8 @@ pub struct Tail {
     beats: AtomicU64,
     options: Options,
     tracker: TaskTracker,
+    /// Set once viewers are to be sent home.
+    leaving: Arc<AtomicBool>,
 }
 
 struct Shared {
@@ -91,6 +95,7 @@ impl Tail {
         log: LogId,
         options: &Options,
         tracker: &TaskTracker,
+        leaving: &Arc<AtomicBool>,
     ) -> Result<Arc<Tail>, Error> {
         let (mut records, mut at) = (Vec::new(), Position::START);
         let closed = loop {
@@ -118,6 +123,7 @@ impl Tail {
             beats: AtomicU64::new(0),
             options: options.clone(),
             tracker: tracker.clone(),
+            leaving: leaving.clone(),
         }))
     }
 
@@ -166,7 +172,8 @@ impl Tail {
     }
 
     pub fn end(&self) -> Option<End> {
-        self.shared().end
+        let end = self.shared().end;
+        end.or_else(|| self.leaving.load(Relaxed).then_some(End::Leaving))
     }
 
     /// Waits until nothing more will come.
@@ -238,6 +245,7 @@ impl Tail {
         match (bytes, shared.end) {
             (Some(bytes), _) => Find::Bytes(bytes, shared.grown_at),
             (None, Some(end)) => Find::End(end),
+            (None, None) if self.leaving.load(Relaxed) => Find::End(End::Leaving),
             (None, None) => Find::Nothing,
         }
     }

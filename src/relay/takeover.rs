@@ -30,8 +30,17 @@ impl Relay {
     ) -> Result<Created, store::Error> {
         let (events, weight) = self.history(orphan.log).await?;
         let running = self.register(orphan.log, &plan);
-        let spec =
-            Spec { plan, ask: None, route, facts, message: None, account, response: None, known_as: None };
+        let spec = Spec {
+            plan,
+            ask: None,
+            route,
+            facts,
+            message: None,
+            account: Some(account),
+            retelling: None,
+            response: None,
+            known_as: None,
+        };
         let mut job = Job::new(running.clone(), spec, orphan.head);
         job.inherit(events, weight);
         Ok(Created { id: orphan.log, running, job })

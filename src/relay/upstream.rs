@@ -27,6 +27,8 @@ pub struct Fault {
     pub retryable: bool,
     /// Another target may help.
     pub elsewhere: bool,
+    /// It is a sign that the target is not well. Who is merely busy is well.
+    pub ill: bool,
     /// The provider's wish, when to try again.
     pub retry_after: Option<Duration>,
 }
@@ -34,7 +36,7 @@ pub struct Fault {
 impl Fault {
     pub fn new(code: &'static str, message: impl Into<String>, retryable: bool) -> Fault {
         let message = message.into();
-        Fault { code, message, refusal: None, retryable, elsewhere: true, retry_after: None }
+        Fault { code, message, refusal: None, retryable, elsewhere: true, ill: retryable, retry_after: None }
     }
 }
 
@@ -80,7 +82,7 @@ impl Upstreams {
         if endpoint.dialect == Provider::Demo {
             return Ok(Answer::Stream(Body::Demo(Script::new(&ask.body, created))));
         }
-        let lease = self.clients.lease(endpoint, connect)?;
+        let lease = self.clients.lease(endpoint, connect).await?;
         let url = format!("{}{}", endpoint.base_url, ask.path);
         let request = lease.client.post(url).headers(headers(endpoint, key, &ask.headers)?).body(ask.body);
         let response = request.send().await.map_err(|error| fault(&endpoint.name, error))?;
@@ -125,7 +127,7 @@ impl Upstreams {
             return demo::models().map(str::to_owned).collect();
         }
         let list = async {
-            let lease = self.clients.lease(endpoint, MODELS_PATIENCE)?;
+            let lease = self.clients.lease(endpoint, MODELS_PATIENCE).await?;
             let request = lease
                 .client
                 .get(format!("{}{}", endpoint.base_url, endpoint.dialect.models_path()))
@@ -218,10 +220,13 @@ async fn refused(endpoint: &Endpoint, mut response: reqwest::Response) -> Fault 
         }
     }
     let said = error_message(&body).unwrap_or_else(|| format!("status {status}"));
+    let retryable = matches!(status, 408 | 409 | 429) || status >= 500;
     Fault {
         code: "upstream_status",
         message: format!("provider {name} refused: {said}"),
-        retryable: matches!(status, 408 | 409 | 429) || status >= 500,
+        retryable,
+        // Who is asked too often: that is for its keys to wait out.
+        ill: retryable && status != 429,
         // A request that nobody can read is the client's own.
         elsewhere: !matches!(status, 400 | 413 | 422),
         refusal: Some(Box::new(Refusal {

@@ -3,14 +3,14 @@
 //! Shared by the engines of one node. Nothing here survives the process; an engine that keeps claims feeds them back in.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
-use super::Claim;
+use super::{Claim, lock};
 
 /// A subscriber that is this many messages behind misses the oldest.
 const BACKLOG: usize = 256;
@@ -57,6 +57,14 @@ impl Coordination {
             .collect()
     }
 
+    /// Every claim, with what is left of its time.
+    pub fn claims(&self) -> Vec<(String, String, Duration)> {
+        let now = Instant::now();
+        let claims = lock(&self.claims);
+        let held = claims.iter().filter(|(_, (_, until))| *until > now);
+        held.map(|(key, (value, until))| (key.clone(), value.clone(), *until - now)).collect()
+    }
+
     pub fn advance(&self, key: &str, by_us: i64) -> Duration {
         let now = Instant::now();
         let mut clocks = lock(&self.clocks);
@@ -89,8 +97,4 @@ impl Coordination {
         lock(&self.clocks).retain(|_, at| *at > now);
         lock(&self.topics).retain(|_, sender| sender.receiver_count() > 0);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,17 +6,18 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::future::FutureExt;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use tokio::sync::{Notify, broadcast};
 
 use super::coordination::Coordination;
-use super::{Answer, Claim, Error, Meta, Orphan, Span, Store};
+use super::ledger::{Account, Ledger};
+use super::{Answer, Claim, Error, Meta, Orphan, Span, Store, lock, ready};
 use crate::log::{Bad, Batch, Log, LogId, Page, Position};
 
 #[derive(Debug, Clone)]
@@ -44,16 +45,6 @@ struct Kept {
     /// Forgotten or evicted: whoever still holds the entry must not append, wait or count any more.
     gone: bool,
 }
-
-/// Bytes kept, in total and by owner.
-#[derive(Default)]
-struct Ledger {
-    total: AtomicU64,
-    owners: Mutex<HashMap<String, Account>>,
-}
-
-/// The bytes of one owner, shared by its logs: an append looks nothing up.
-type Account = Arc<AtomicU64>;
 
 pub struct Memory {
     options: Options,
@@ -180,7 +171,7 @@ impl Store for Memory {
     /// Nobody ever goes on with a log of this engine: it is gone with its writer.
     fn create(&self, log: LogId, meta: Meta, _plan: Bytes) -> Answer<'_, ()> {
         ready((|| {
-            let account = self.ledger.account(&meta.owner);
+            let account = self.ledger.account(&meta.owner, || 0);
             let (kept, changed, read_at) = (Mutex::default(), Notify::new(), AtomicU64::new(0));
             let entry = Entry { meta, account, kept, changed, read_at };
             let weight = entry.weight(&Log::default());
@@ -325,34 +316,4 @@ impl Entry {
         drop(kept);
         self.changed.notify_waiters();
     }
-}
-
-impl Ledger {
-    fn account(&self, owner: &str) -> Account {
-        let mut owners = lock(&self.owners);
-        match owners.get(owner) {
-            Some(account) => account.clone(),
-            None => owners.entry(owner.to_owned()).or_default().clone(),
-        }
-    }
-
-    fn replace(&self, account: &AtomicU64, before: u64, after: u64) {
-        let change = after.wrapping_sub(before);
-        self.total.fetch_add(change, Relaxed);
-        account.fetch_add(change, Relaxed);
-    }
-
-    /// Forgets owners of whom nothing is kept.
-    fn sweep(&self) {
-        lock(&self.owners).retain(|_, account| Arc::strong_count(account) > 1);
-    }
-}
-
-fn ready<'a, T: Send + 'a>(answer: Result<T, Error>) -> BoxFuture<'a, Result<T, Error>> {
-    std::future::ready(answer).boxed()
-}
-
-/// No code between lock and unlock can panic half-way through a change, so a poisoned lock is still sound.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,12 +5,16 @@
 //! (`tests/it/store_contract.rs`). What is said here holds for all of them.
 
 mod coordination;
+pub mod disk;
+mod ledger;
 pub mod memory;
+pub mod redis;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::broadcast;
 
 use crate::log::{Bad, Batch, LogId, Page, Position, Refused};
@@ -59,6 +63,9 @@ pub enum Error {
     Full,
     #[error("the store cannot be reached: {0}")]
     Unavailable(String),
+    /// What was kept of this log cannot be read back.
+    #[error("what was kept of the log is damaged")]
+    Damaged,
 }
 
 /// The outcome of a claim.
@@ -148,4 +155,13 @@ pub trait Store: Send + Sync + 'static {
 
     /// Housekeeping, to be called about once a second.
     fn sweep(&self);
+}
+
+fn ready<'a, T: Send + 'a>(answer: Result<T, Error>) -> Answer<'a, T> {
+    std::future::ready(answer).boxed()
+}
+
+/// No code between lock and unlock can panic half-way through a change, so a poisoned lock is still sound.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

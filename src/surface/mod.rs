@@ -11,6 +11,7 @@ pub mod gemini;
 pub mod native;
 pub mod openai_chat;
 pub mod openai_responses;
+pub mod opening;
 pub mod plain;
 
 use std::fmt::Display;

@@ -62,11 +62,11 @@ const RULES: [Rule; 22] = [
     Rule {
         module: "config",
         may: &["auth", "limits", "provider", "prompts", "store", "relay", "hub", "tls"],
-        must_not: &["tokio", "axum", "hyper", "reqwest", "moka", "redis", "Instant", "SystemTime"],
+        must_not: &["tokio", "axum", "hyper", "reqwest", "moka", "Instant", "SystemTime"],
     },
     Rule {
         module: "cli",
-        may: &["core", "app", "config", "http", "metrics", "reload", "telemetry", "relay", "tls"],
+        may: &["core", "store", "app", "config", "http", "metrics", "reload", "telemetry", "relay", "tls"],
         must_not: &["moka", "redis"],
     },
     Rule { module: "main", may: &["cli"], must_not: &IMPURE },

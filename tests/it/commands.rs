@@ -1,5 +1,7 @@
 //! The command line: `check`, `tail`, and what `serve` reloads while it runs.
 
+use std::io::Write;
+use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -63,6 +65,31 @@ async fn prompts_and_settings_are_reloaded_and_mistakes_keep_the_last_good_ones(
     assert_eq!(binary.exit().await.code(), Some(0));
 }
 
+/// Nobody could give it any: a model's prompt that begins to need variables is a mistake like any other.
+#[tokio::test]
+async fn a_models_prompt_is_checked_when_it_changes() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+    let plain = |description: &str| format!("---\ndescription: {description}\n---\nBe kind.\n");
+    write("own.prompt", &plain("first"));
+    write(
+        "c.toml",
+        "[prompts]\npath = \".\"\n[models.mine]\ntargets = [{ provider = \"demo\", model = \"demo\" }]\nprompt = \"own\"\n",
+    );
+    let binary = Binary::serving(&directory, &["--config", "c.toml"], &[]).await;
+    write("own.prompt", &PROMPT.replace("first", "second"));
+    binary.signal("HUP");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(description(&binary, "own").await, "first");
+    let check = command(&directory).args(["check", "--config", "c.toml"]).output().unwrap();
+    let said = String::from_utf8(check.stderr).unwrap();
+    assert!(check.status.code() == Some(2) && said.contains("models.mine.prompt: variable `a`"), "{said}");
+    write("own.prompt", &plain("third"));
+    until(&binary, "own", "third").await;
+    binary.signal("TERM");
+    assert_eq!(binary.exit().await.code(), Some(0));
+}
+
 #[tokio::test]
 async fn check_says_what_would_be_served_or_what_is_wrong() {
     let directory = tempfile::tempdir().unwrap();
@@ -93,4 +120,76 @@ async fn tail_prints_a_stream_to_its_end() {
     assert_eq!(String::from_utf8(output.stdout).unwrap().trim_end(), text.trim_end());
     binary.signal("TERM");
     assert_eq!(binary.exit().await.code(), Some(0));
+}
+
+/// Exit code and standard output of `relaystream store`.
+fn store(directory: &tempfile::TempDir, arguments: &[&str], input: &[u8]) -> (Option<i32>, String) {
+    let mut child = command(directory).arg("store").args(arguments).stdin(Stdio::piped()).spawn().unwrap();
+    // What fails may not have read it all.
+    let _read = child.stdin.take().unwrap().write_all(input);
+    let output = child.wait_with_output().unwrap();
+    (output.status.code(), String::from_utf8(output.stdout).unwrap())
+}
+
+#[tokio::test]
+async fn a_store_is_checked_exported_imported_and_compacted() {
+    let directory = tempfile::tempdir().unwrap();
+    assert_eq!(store(&directory, &["check"], b"").0, Some(2), "there is none yet");
+    let binary = Binary::serving(&directory, &[], &[]).await;
+    let server = format!("http://{}", binary.address);
+    let mut ids = Vec::new();
+    for n in 0..3 {
+        let body =
+            json!({"model": "demo/demo-fast", "input": format!("Hi {n}"), "session": "room"}).to_string();
+        let started = client().post(format!("{server}/v1/streams")).body(body).send().await.unwrap();
+        ids.push(started.headers()["x-stream-id"].to_str().unwrap().to_owned());
+    }
+    for id in &ids {
+        let events = client().get(format!("{server}/v1/streams/{id}/events")).send().await.unwrap();
+        soon("its end", events.bytes()).await.unwrap();
+    }
+    let (code, _) = store(&directory, &["check"], b"");
+    assert_eq!(code, Some(2), "a server uses it");
+    binary.signal("TERM");
+    assert_eq!(binary.exit().await.code(), Some(0));
+
+    let (code, said) = store(&directory, &["check"], b"");
+    assert!(code == Some(0) && ids.iter().all(|id| said.contains(&format!("{id}  finished"))), "{said}");
+    let sorted = |text: &str| {
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    let (code, exported) = store(&directory, &["export"], b"");
+    assert!(code == Some(0) && exported.lines().count() > 20, "{exported}");
+    let (_, one) = store(&directory, &["export", &ids[1]], b"");
+    assert!(one.contains(&ids[1]) && !one.contains(&ids[0]) && exported.contains(&one));
+    assert_eq!(store(&directory, &["import"], exported.as_bytes()).0, Some(2), "it is not empty");
+    assert_eq!(store(&directory, &["compact"], b"").0, Some(0));
+    assert_eq!(
+        sorted(&store(&directory, &["export"], b"").1),
+        sorted(&exported),
+        "compacting changes nothing"
+    );
+
+    let elsewhere = tempfile::tempdir().unwrap();
+    assert_eq!(store(&elsewhere, &["import"], b"{\"log\": 1}\n").0, Some(2));
+    std::fs::remove_dir_all(elsewhere.path().join("data")).unwrap();
+    assert_eq!(store(&elsewhere, &["import"], exported.as_bytes()).0, Some(0));
+    assert_eq!(sorted(&store(&elsewhere, &["export"], b"").1), sorted(&exported));
+    // Served again, from there.
+    let binary = Binary::serving(&elsewhere, &[], &[]).await;
+    for id in &ids {
+        assert_eq!(get(&binary, &format!("/v1/streams/{id}")).await["status"], "completed");
+    }
+    binary.signal("TERM");
+    assert_eq!(binary.exit().await.code(), Some(0));
+    // A flaw is named.
+    let archive =
+        std::fs::read_dir(elsewhere.path().join("data/archive")).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&archive).unwrap();
+    bytes[40] ^= 1;
+    std::fs::write(&archive, &bytes).unwrap();
+    let (code, said) = store(&elsewhere, &["check"], b"");
+    assert!(code == Some(1) && said.contains("DAMAGED") && said.contains("1 damaged"), "{said}");
 }

@@ -132,10 +132,12 @@ fn the_example_uncommented_names_every_key_there_is() {
         "models.fast.targets[].provider",
         "models.fast.targets[].model",
         "models.fast.targets[].weight",
+        "models.fast.prompt",
         "defaults.prefill",
         "providers.openai.dialect",
         "providers.openai.base_url",
         "providers.openai.keys",
+        "providers.openai.pool.max_connections",
     ] {
         assert!(named.contains_key(path), "{path} is not in config.example.toml");
     }
@@ -187,6 +189,10 @@ fn mistakes_are_named_by_their_path() {
         ("[server]\ndrain_s = \"long\"\n", &[], "server.drain_s"),
         ("[server]\nlisten = \"nowhere\"\n", &[], "server.listen"),
         ("[store]\nengine = \"paper\"\n", &[], "store.engine"),
+        ("[store]\nsync = \"sometimes\"\n", &[], "store.sync: expected"),
+        ("[store]\nsync = \"interval:0\"\n", &[], "store.sync: expected"),
+        ("[store]\non_restart = \"forget\"\n", &[], "store.on_restart"),
+        ("[store.redis]\nlease = 5\n", &[], "store.redis.lease"),
         ("[limits]\nstream_bytes = -1\n", &[], "limits.stream_bytes"),
         ("[models.m]\ntargets = []\nfoo = 1\n", &[], "models.m"),
         (

@@ -289,3 +289,31 @@ async fn limits_of_a_user_hold_for_all_nodes_together() {
     assert_eq!(soon("the budget to be spent on both nodes", refused).await.code(), "budget_exceeded");
     pair.finish().await;
 }
+
+#[tokio::test]
+async fn a_node_without_its_store_says_so() {
+    let provider = FakeProvider::new([Script::answer(&ANSWER)]).await;
+    let pair = Pair::new(&provider).await;
+    let id = pair.a.start(&hi()).await;
+    pair.a.ended(&id).await;
+    let ready = async |status: u16| {
+        let answer = Answer::of(pair.a.send(pair.a.get("/readyz")).await).await;
+        assert_eq!(answer.status, status, "{}", answer.text);
+        answer.json()
+    };
+    let before = ready(200).await;
+    assert_eq!((&before["status"], &before["checks"]["store"]["ok"]), (&json!("ready"), &json!(true)));
+    pair.store.cut_off(0);
+    let cut_off = ready(503).await;
+    assert_eq!(
+        (&cut_off["status"], &cut_off["checks"]["store"]["code"]),
+        (&json!("store_unavailable"), &json!("store_unavailable"))
+    );
+    assert_eq!(pair.a.send(pair.a.get("/healthz")).await.status(), 200);
+    let refused = Answer::of(pair.a.send(pair.a.post("/v1/streams", &hi())).await).await;
+    assert_eq!((refused.status, refused.code().as_str()), (503, "store_unavailable"));
+    pair.store.let_back(0);
+    ready(200).await;
+    assert_eq!(text_of(&pair.a.replay(&id).await), ANSWER.concat());
+    pair.finish().await;
+}

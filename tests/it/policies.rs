@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::provider::nobody;
+use crate::harness::provider::{full, nobody};
 use crate::harness::socket::Socket;
 use crate::harness::sse::{text_of, types};
 use crate::harness::{Event, FakeProvider, Gate, Script, Server, soon};
@@ -204,23 +204,6 @@ async fn each_timeout_has_its_own_code_and_closes_the_connection() {
     }
 }
 
-/// An address whose queue of connections is full: the kernel drops every further attempt.
-fn full() -> (std::net::SocketAddr, Vec<socket2::Socket>) {
-    let new = || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    let listener = new();
-    listener.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-    listener.listen(0).unwrap();
-    let address = listener.local_addr().unwrap();
-    let mut kept = vec![listener];
-    for _ in 0..4 {
-        let socket = new();
-        socket.set_nonblocking(true).unwrap();
-        let _in_progress = socket.connect(&address);
-        kept.push(socket);
-    }
-    (address.as_socket().unwrap(), kept)
-}
-
 #[tokio::test]
 async fn a_connection_that_is_not_accepted_in_time_is_connect_timeout() {
     let (address, _kept) = full();
@@ -284,10 +267,11 @@ async fn what_will_not_get_better_is_not_asked_again() {
 
 #[tokio::test]
 async fn an_unreachable_provider_is_tried_again_too() {
-    let address = nobody().await;
+    let nobody = nobody();
     let config = format!(
-        "{}[providers.fake]\ndialect = \"openai-chat\"\nbase_url = \"http://{address}/v1\"\n",
-        alias("retry = { attempts = 3, base_ms = 1, max_ms = 5 }")
+        "{}[providers.fake]\ndialect = \"openai-chat\"\nbase_url = \"http://{}/v1\"\n",
+        alias("retry = { attempts = 3, base_ms = 1, max_ms = 5 }"),
+        nobody.address
     );
     let server = Server::new(&config).await;
     let id = server.start(&ask()).await;

@@ -52,7 +52,7 @@ async fn running_streams_may_end_and_new_ones_are_refused() {
 #[tokio::test]
 async fn the_deadline_interrupts_what_still_runs() {
     let provider = FakeProvider::new([Script::stream().token("Hel").stall()]).await;
-    let server = Server::before(&provider, "").await;
+    let server = Server::before(&provider, "[store]\nengine = \"memory\"").await;
     let id = server.start(&hi()).await;
     let mut native = server.sse(&format!("/v1/streams/{id}/events")).await;
     native.until("token").await;
@@ -68,6 +68,34 @@ async fn the_deadline_interrupts_what_still_runs() {
     assert_eq!(openai.end, Some(BodyEnd::Broken));
     provider.abandoned(0).await;
     provider.abandoned(1).await;
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn what_another_process_goes_on_with_is_left_and_its_viewers_are_sent_home() {
+    let provider = FakeProvider::new([Script::stream().token("Hel").stall()]).await;
+    let server = Server::before(&provider, "").await;
+    let id = server.start(&hi()).await;
+    let mut native = server.sse(&format!("/v1/streams/{id}/events")).await;
+    native.until("token").await;
+    let mut openai = server.sse_of(server.post("/v1/chat/completions", &chat())).await;
+    openai.next().await.unwrap();
+    let mut whole = chat();
+    whole["stream"] = false.into();
+    let whole = server.post("/v1/chat/completions", &whole);
+    let whole = tokio::spawn(async move { Answer::of(whole.send().await.unwrap()).await });
+    provider.request(2).await;
+    soon("the drain", server.app.drain(Duration::from_millis(10))).await;
+    let notice = native.expect("notice").await;
+    assert_eq!(notice.json()["code"], "draining");
+    assert!(notice.retry_ms.is_some_and(|ms| ms >= 1000) && notice.id.is_none());
+    assert!(native.next().await.is_none());
+    assert_eq!(native.end, Some(BodyEnd::Clean));
+    let error = openai.rest().await.pop().unwrap().json();
+    assert_eq!((&error["error"]["code"], openai.end), (&json!("draining"), Some(BodyEnd::Broken)));
+    let whole = soon("the answer in one piece", whole).await.unwrap();
+    assert_eq!((whole.status, whole.code().as_str()), (503, "draining"));
+    provider.abandoned(0).await;
     server.finish().await;
 }
 
@@ -103,7 +131,7 @@ async fn viewers_of_sessions_are_sent_home_and_told_when_to_come_back() {
 #[tokio::test]
 async fn viewers_of_sessions_see_the_ending_before_they_are_sent_home() {
     let provider = FakeProvider::new([Script::stream().token("Hel").stall()]).await;
-    let server = Server::before(&provider, "").await;
+    let server = Server::before(&provider, "[store]\nengine = \"memory\"").await;
     let mut body = hi();
     body["session"] = "room-1".into();
     server.start(&body).await;
@@ -176,7 +204,8 @@ async fn others_than_this_machine_need_credentials() {
 #[tokio::test]
 async fn sigterm_ends_the_process_gracefully() {
     let directory = tempfile::tempdir().unwrap();
-    let binary = Binary::serving(&directory, &[], &[("RELAYSTREAM_SERVER__DRAIN_S", "1")]).await;
+    let settings = [("RELAYSTREAM_SERVER__DRAIN_S", "1"), ("RELAYSTREAM_STORE__ENGINE", "memory")];
+    let binary = Binary::serving(&directory, &[], &settings).await;
     let address = &binary.address;
     let client = client();
     let body = json!({"model": "demo-slow", "input": "Hi"}).to_string();

@@ -402,7 +402,7 @@ pub(crate) async fn bounded(make: impl Fn(u64, u64) -> Arc<dyn Store>) {
     finished_logs_make_room(&*make(20_000, 0)).await;
 }
 
-async fn full_refuses_but_for_endings(store: &dyn Store, owner: &str) {
+pub(crate) async fn full_refuses_but_for_endings(store: &dyn Store, owner: &str) {
     let log = LogId(1);
     store.create(log, meta(owner), Bytes::new()).await.expect("a new log");
     let text = "x".repeat(500);

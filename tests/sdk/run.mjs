@@ -16,17 +16,18 @@ const [suiteFilter = "", caseFilter = ""] = process.argv.slice(2).filter((word) 
 const RUN_MS = 900_000;
 const AT_ONCE = 3;
 
-// A model with timeouts short enough to catch llmock's stall.
+// Models with timeouts short enough to catch llmock's stall. Two fail for good, and so have circuits of their own.
 const JUDGED = `
 [providers.openai]
 dialect = "openai-chat"
 base_url = "UPSTREAM/v1"
 keys = ["env:OPENAI_API_KEY"]
-
-[models.judged]
-targets = [{ provider = "openai", model = "gpt-4o-mini" }]
+` + Object.entries({ judged: "", cut: "", doomed: "", broken: "continue = false" }).map(([name, settings]) => `
+[models.${name}]
+targets = [{ provider = "openai", model = "${name}" }]
 timeouts = { first_token_ms = 1500, between_tokens_ms = 1500 }
-`;
+${settings}
+`).join("");
 
 // The same upstream in every dialect.
 const EVERY = ["openai-chat", "openai-responses", "anthropic", "gemini", "ollama"].map((dialect) => `
@@ -117,8 +118,8 @@ async function runSuite(suite, parts, bin) {
   try {
     const upstream = await (suite.llmock ? startLlmock(parts.llmock) : startProvider(parts.node, path.join(here, suite.provider ?? "provider.mjs")));
     mine.push(upstream.child);
-    // What a client makes of an answer that breaks off is not seen in one that is gone on with, nor in one that is not asked for any more.
-    const apart = { RELAYSTREAM_DEFAULTS__CONTINUE: "false", RELAYSTREAM_DEFAULTS__BREAKER__FAILURES: "0" };
+    // What a client makes of an answer that breaks off is not seen in one that is gone on with.
+    const apart = suite.llmock ? {} : { RELAYSTREAM_DEFAULTS__CONTINUE: "false" };
     const relay = await startRelay(bin, upstream.url, suite.config?.replaceAll("UPSTREAM", upstream.url), apart);
     mine.push(relay.child);
     const env = {

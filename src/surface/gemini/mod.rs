@@ -18,7 +18,7 @@ use crate::log::transcript::{ToolCall, Transcript};
 use crate::log::{Framing, LogId, Record};
 use crate::sse;
 
-pub use read::read;
+pub use read::{RENAMED, read};
 
 /// What raw frames of this dialect carry, see `provider::Provider`.
 pub(super) const DIALECT: u8 = 5;

@@ -15,7 +15,7 @@ use super::schema::json_schema;
 use crate::chat::{Invalid, Original, Request, kind};
 
 /// Parameters that differ by their name only.
-const RENAMED: [(&str, &str); 11] = [
+pub const RENAMED: [(&str, &str); 11] = [
     ("temperature", "temperature"),
     ("topP", "top_p"),
     ("topK", "top_k"),

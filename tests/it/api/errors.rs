@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use crate::harness::{Answer, FakeProvider, Script, Server, chat, hi, nobody_config};
+use crate::harness::provider::nobody;
+use crate::harness::{Answer, FakeProvider, Script, Server, chat, hi};
 
 async fn raw(server: &Server, path: &str, body: &str) -> Answer {
     let request = server.client.post(server.url(path)).body(body.to_owned());
@@ -127,7 +128,8 @@ async fn unknown_streams_sessions_and_routes_are_404() {
 #[tokio::test]
 async fn an_unreachable_provider_is_502_naming_the_target_and_no_secret() {
     let models = "[models.m]\ntargets = [{ provider = \"fake\", model = \"fake-1\" }]\nretry = { attempts = 2, base_ms = 1, max_ms = 5 }\n";
-    let server = Server::new(&format!("{models}{}", nobody_config().await)).await;
+    let nobody = nobody();
+    let server = Server::new(&format!("{models}{}", nobody.config())).await;
     let secrets = ["us3r", "pa55w0rd", "s3cret"];
     for stream in [true, false] {
         let mut ask = chat();

@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
+use crate::harness::provider::nobody;
 use crate::harness::sse::text_of;
-use crate::harness::{Answer, BROKEN_FOR_GOOD, FakeProvider, Gate, Script, Server, chat, hi, nobody_config};
+use crate::harness::{Answer, BROKEN_FOR_GOOD, FakeProvider, Gate, Script, Server, chat, hi};
 
 async fn start(server: &Server, path: &str, body: &Value, key: &str) -> Answer {
     Answer::of(server.send(server.post(path, body).header("idempotency-key", key)).await).await
@@ -157,7 +158,8 @@ async fn a_key_is_its_users_own_and_its_form_is_checked() {
 
 #[tokio::test]
 async fn a_forgotten_stream_gives_its_key_back() {
-    let server = Server::new(&nobody_config().await).await;
+    let nobody = nobody();
+    let server = Server::new(&nobody.config()).await;
     let body = json!({"model": "demo-fast", "input": "Hi"});
     let first = start(&server, "/v1/streams", &body, "k1").await;
     let id = first.header("x-stream-id");

@@ -4,9 +4,12 @@
 //! ends with `finish()`, which fails if anything is left: a running stream, a permit, a viewer, a tail, a task.
 
 pub mod provider;
+pub mod redis;
 pub mod shared;
 pub mod socket;
 pub mod sse;
+pub mod tls;
+pub mod toxic;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -28,6 +31,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use provider::{FakeProvider, Gate, Script};
 pub use sse::{Event, Sse};
+pub use tls::TlsFront;
+pub use toxic::{Conditions, Toxic};
 
 /// The longest any wait may take before its test fails. Far beyond what is needed: nothing here measures time.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -57,6 +62,8 @@ pub struct Server {
     pub client: reqwest::Client,
     stop: CancellationToken,
     finished: bool,
+    /// What its store keeps, when the configuration names no place; gone with the server.
+    _data: tempfile::TempDir,
 }
 
 impl Server {
@@ -101,8 +108,12 @@ impl Server {
     ) -> Server {
         let environment: BTreeMap<String, String> =
             environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let (config, settings) = read(config, &environment);
-        let store = store.unwrap_or_else(|| store::open(&config));
+        let (mut config, settings) = read(config, &environment);
+        let data = tempfile::tempdir().unwrap();
+        if config.store.path == Config::default().store.path {
+            config.store.path = data.path().to_owned();
+        }
+        let store = store.unwrap_or_else(|| store::open(&config, &environment).unwrap());
         let app = App::new(&config, settings, store);
         let rate = Rate::new(app.limits.requests_per_minute);
         let router = router(&app, rate.as_ref());
@@ -120,7 +131,7 @@ impl Server {
         ));
         app.tracker.spawn(stop.clone().run_until_cancelled_owned(key_sets::keep(app.clone())));
         let client = relaystream::tls::client().redirect(reqwest::redirect::Policy::none()).build().unwrap();
-        Server { app, address, client, stop, finished: false }
+        Server { app, address, client, stop, finished: false, _data: data }
     }
 
     /// Lets another configuration file's text hold, as far as that needs no restart.
@@ -324,12 +335,4 @@ pub fn hi() -> Value {
 /// The smallest chat completions request for a stream.
 pub fn chat() -> Value {
     serde_json::json!({"model": "fake-1", "messages": [{"role": "user", "content": "Hi"}], "stream": true})
-}
-
-/// A provider's section that names an address where nobody listens, with secrets in it.
-pub async fn nobody_config() -> String {
-    let address = provider::nobody().await;
-    format!(
-        "[providers.fake]\ndialect = \"openai-chat\"\nbase_url = \"http://us3r:pa55w0rd@{address}/v1\"\nkeys = [\"sk-s3cret\"]\n"
-    )
 }

@@ -289,11 +289,13 @@ async fn serve(mut socket: TcpStream, answer: Arc<Answering>, seen: watch::Sende
         let mut buffer = [0; 256];
         while read.read(&mut buffer).await.is_ok_and(|n| n > 0) {}
     };
-    let play = async {
+    let play = async move {
         for step in script.0 {
             if let Step::Reset = step {
                 let socket: &TcpStream = write.as_ref();
                 socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO)).unwrap();
+                // Dropped, it would send a FIN first.
+                write.forget();
                 return;
             }
             play(step, &mut write).await;
@@ -386,7 +388,42 @@ pub fn closing() -> String {
     format!("{}{}data: [DONE]\n\n", chunk(&json!({}), &json!("stop")), usage())
 }
 
-/// An address where nobody listens.
-pub async fn nobody() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+/// An address where nobody listens, nor can as long as this is kept: a free port is soon somebody's.
+pub struct Nobody {
+    pub address: SocketAddr,
+    _bound: socket2::Socket,
+}
+
+pub fn nobody() -> Nobody {
+    let bound = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    bound.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let address = bound.local_addr().unwrap().as_socket().unwrap();
+    Nobody { address, _bound: bound }
+}
+
+impl Nobody {
+    /// A provider's section that is at that address, with secrets in it.
+    pub fn config(&self) -> String {
+        format!(
+            "[providers.fake]\ndialect = \"openai-chat\"\nbase_url = \"http://us3r:pa55w0rd@{}/v1\"\nkeys = [\"sk-s3cret\"]\n",
+            self.address
+        )
+    }
+}
+
+/// An address whose queue of connections is full: the kernel drops every further attempt.
+pub fn full() -> (SocketAddr, Vec<socket2::Socket>) {
+    let new = || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let listener = new();
+    listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut kept = vec![listener];
+    for _ in 0..4 {
+        let socket = new();
+        socket.set_nonblocking(true).unwrap();
+        let _in_progress = socket.connect(&address);
+        kept.push(socket);
+    }
+    (address.as_socket().unwrap(), kept)
 }

@@ -24,12 +24,13 @@ fn boom(status: u16) -> Script {
 async fn targets_are_asked_in_order_until_one_answers() {
     let refuses = FakeProvider::new([boom(500)]).await;
     let answers = FakeProvider::new([Script::answer(&["Hel", "lo"])]).await;
+    let nobody = nobody();
     let config = format!(
         "[models.m]\ntargets = [{}]\n{PLAIN}\n{}{}[providers.gone]\ndialect = \"openai-chat\"\nbase_url = \"http://{}/v1\"\n",
         ["a", "gone", "c"].map(|name| format!("{{ provider = \"{name}\", model = \"x\" }}")).join(", "),
         refuses.named("a"),
         answers.named("c"),
-        nobody().await,
+        nobody.address,
     );
     let server = Server::new(&config).await;
     let events = replay(&server, &ask()).await;
@@ -183,4 +184,32 @@ fn load_is_shared_by_weight_and_the_rest_stands_behind() {
     }
     assert!((2850..3150).contains(&three), "three quarters, not {three} of 4000");
     assert_eq!(none, 0);
+}
+
+/// The guide's example, with providers that break off and go on.
+#[tokio::test]
+async fn the_guides_example_does_what_the_guide_says() {
+    let guide = include_str!("../../../docs/fallbacks.md");
+    let example =
+        guide.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
+    let refused = Script::status(401, &[], "{}");
+    let cut = Script::stream().tokens(&["The sky", " is"]).cut();
+    let openai = FakeProvider::new([cut, refused, boom(500)]).await;
+    let openrouter = FakeProvider::new([Script::answer(&[" blue."])]).await;
+    let config = example
+        .replace("https://api.openai.com/v1", &openai.base_url())
+        .replace("https://openrouter.ai/api/v1", &openrouter.base_url());
+    let keys = [("OPENAI_API_KEY", "k1"), ("OPENAI_SPARE_KEY", "k2"), ("OPENROUTER_API_KEY", "k3")];
+    let server = Server::with(&config, &keys).await;
+    let events = replay(&server, &json!({"model": "assistant", "input": "Hi"})).await;
+    assert_eq!(
+        (text_of(&events).as_str(), &done(&events)["status"]),
+        ("The sky is blue.", &json!("completed"))
+    );
+    let seams = [("continued", "openai"), ("continued", "openai"), ("continued", "openrouter")];
+    assert_eq!(notices(&events), named(&seams));
+    assert_eq!(openai.request(2).await.header("authorization"), "Bearer k2");
+    assert_eq!(openrouter.request(0).await.body()["model"], "openai/gpt-4.1-mini");
+    assert_gapless(&events, "the guide");
+    server.finish().await;
 }

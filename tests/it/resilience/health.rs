@@ -6,7 +6,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::{PLAIN, ask, done, model, notices, replay};
-use crate::harness::sse::text_of;
+use crate::harness::sse::{text_of, types};
 use crate::harness::{Answer, FakeProvider, Gate, Script, Server, chat};
 
 fn boom() -> Script {
@@ -37,14 +37,57 @@ async fn a_target_that_keeps_failing_is_passed_over() {
     server.finish().await;
 }
 
+/// Its provider's own word is what a client wants, and to be answered as soon as it is back.
 #[tokio::test]
-async fn with_nobody_left_to_ask_the_failure_is_told_at_once() {
-    let bad = FakeProvider::new([boom()]).await;
-    let server = Server::new(&model(&[("a", &bad)], TWO)).await;
-    for expected in ["upstream_status", "upstream_status", "upstream_error", "upstream_error"] {
-        assert_eq!(done(&replay(&server, &ask()).await)["error"]["code"], expected);
+async fn with_nobody_else_to_ask_a_resting_target_is_asked_once_by_each_request() {
+    let failures = (0..5).map(|n| Script::json(503, &json!({"error": {"message": format!("down {n}")}})));
+    let bad = FakeProvider::new([failures.collect(), vec![Script::answer(&["back"])]].concat()).await;
+    let settings =
+        "retry = { attempts = 2, base_ms = 1, max_ms = 5 }\nbreaker = { failures = 2, open_ms = 3600000 }";
+    let server = Server::new(&model(&[("a", &bad)], settings)).await;
+    let mut chat = chat();
+    chat["model"] = "m".into();
+    // The first one is asked again, which opens the circuit; from then on there are no retries.
+    for last in [1, 2, 3, 4] {
+        let answer = Answer::of(server.send(server.post("/v1/chat/completions", &chat)).await).await;
+        assert_eq!((answer.status, answer.header("x-should-retry")), (503, "false"));
+        assert!(answer.text.contains(&format!("down {last}")), "{}", answer.text);
+        assert_eq!((bad.calls(), server.app.relay.health.report()[0].circuit), (last + 1, "open"));
     }
-    assert_eq!(bad.calls(), 2);
+    let events = replay(&server, &ask()).await;
+    assert_eq!((types(&events), text_of(&events)), (vec!["start", "token", "usage", "done"], "back".into()));
+    assert_eq!(server.app.relay.health.report()[0].circuit, "closed");
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn when_all_targets_rest_only_one_of_them_is_asked() {
+    let (first, next) = (FakeProvider::new([boom()]).await, FakeProvider::new([boom()]).await);
+    let server = Server::new(&model(&[("a", &first), ("b", &next)], TWO)).await;
+    for _ in 0..2 {
+        assert_eq!(notices(&replay(&server, &ask()).await).len(), 1);
+    }
+    let events = replay(&server, &ask()).await;
+    assert_eq!(
+        (types(&events), &done(&events)["error"]["code"]),
+        (vec!["start", "done"], &json!("upstream_status"))
+    );
+    assert_eq!((first.calls(), next.calls()), (3, 2));
+    server.finish().await;
+}
+
+/// Streams that were cut together would open the circuit for each other.
+#[tokio::test]
+async fn what_was_begun_is_gone_on_with_whatever_the_circuit_says() {
+    let scripts =
+        [Script::stream().token("Hel").cut(), Script::stream().token("lo ").cut(), Script::answer(&["you"])];
+    let provider = FakeProvider::new(scripts).await;
+    let settings = "retry = { attempts = 1 }\nbreaker = { failures = 1, open_ms = 3600000 }";
+    let server = Server::new(&model(&[("a", &provider)], settings)).await;
+    let events = replay(&server, &ask()).await;
+    assert_eq!((text_of(&events).as_str(), &done(&events)["status"]), ("Hello you", &json!("completed")));
+    let continued = ("continued".to_owned(), "a".to_owned());
+    assert_eq!(notices(&events), [continued.clone(), continued]);
     server.finish().await;
 }
 

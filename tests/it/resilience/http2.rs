@@ -12,7 +12,7 @@ use crate::harness::provider::{closing, frame};
 use crate::harness::{Server, eventually};
 
 /// Answers every request with a token, and with the rest once it is let.
-async fn provider(gate: Arc<Semaphore>, connections: Arc<AtomicUsize>) -> std::net::SocketAddr {
+pub async fn provider(gate: Arc<Semaphore>, connections: Arc<AtomicUsize>) -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -64,5 +64,29 @@ async fn a_hundred_streams_share_a_connection_and_the_next_ones_have_another() {
     let id = server.start(&ask()).await;
     assert_eq!(server.ended(&id).await["text"], "Hello");
     assert_eq!(connections.load(SeqCst), 2);
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn no_more_connections_are_opened_than_may_be() {
+    const STREAMS: usize = 130;
+    let (gate, connections) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+    let address = provider(gate.clone(), connections.clone()).await;
+    let config = format!(
+        "[models.m]\ntargets = [{{ provider = \"a\", model = \"x\" }}]\ntimeouts = {{ connect_ms = 0 }}\n\
+         [providers.a]\ndialect = \"openai-chat\"\nbase_url = \"http://{address}/v1\"\nhttp2 = true\n\
+         pool = {{ max_connections = 1 }}\n"
+    );
+    let server = Server::new(&config).await;
+    let mut ids = Vec::new();
+    for _ in 0..STREAMS {
+        ids.push(server.start(&ask()).await);
+    }
+    eventually("the first hundred", || server.metric("relaystream_tokens_total") >= 100.0).await;
+    gate.add_permits(STREAMS);
+    for id in ids {
+        assert_eq!(server.ended(&id).await["text"], "Hello");
+    }
+    assert_eq!(connections.load(SeqCst), 1);
     server.finish().await;
 }

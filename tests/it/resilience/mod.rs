@@ -3,14 +3,20 @@
 mod budgets;
 mod cache;
 mod continuation;
+mod cuts;
 mod fallback;
+mod faults;
 mod health;
 mod http2;
+mod many;
+mod pool;
 mod seams;
+mod tls;
+mod toxic;
 
 use serde_json::{Value, json};
 
-use crate::harness::provider::FakeProvider;
+use crate::harness::provider::{FakeProvider, Request};
 use crate::harness::{Event, Server};
 
 /// A model `m` of these targets in order, each a provider of its name whose model is `fake-1`.
@@ -23,6 +29,10 @@ pub fn model(targets: &[(&str, &FakeProvider)], settings: &str) -> String {
 
 /// No waits, no circuits: one failure is like the other.
 pub const PLAIN: &str = "retry = { attempts = 1, base_ms = 1, max_ms = 5 }\nbreaker = { failures = 0 }";
+
+/// Asked anew and gone on with however often it takes, by prefill.
+pub const TIRELESS: &str = "retry = { attempts = 50, base_ms = 1, max_ms = 5 }\nbreaker = { failures = 0 }\n\
+                            prefill = true\nmax_continuations = 50";
 
 pub fn ask() -> Value {
     json!({"model": "m", "input": "Hi"})
@@ -50,4 +60,17 @@ pub fn assert_gapless(events: &[Event], what: &str) {
     for (n, event) in events.iter().enumerate() {
         assert!(event.id().ends_with(&format!("-0000-{:010}", n + 1)), "{what}: {event:?}");
     }
+}
+
+/// What the request says was said before, and whether a model is told to go on in words.
+pub fn before(request: &Request) -> Option<(String, bool)> {
+    let body = request.body();
+    let messages = body["messages"].as_array().expect("messages").clone();
+    let last = messages.last().expect("a message");
+    let (begun, in_words) = match last["role"] == "assistant" {
+        true => (last, false),
+        false => (messages.iter().rev().nth(1)?, true),
+    };
+    assert_eq!(begun["role"], "assistant");
+    Some((begun["content"].as_str().expect("text").to_owned(), in_words))
 }

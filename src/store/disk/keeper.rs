@@ -1,0 +1,384 @@
+//! Housekeeping in a thread of its own: what is over its time or its bytes goes, finished logs are archived, what was
+//! removed is overwritten, and the journal is kept short.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
+
+use super::archive::{self, Archive, Finished};
+use super::entry::Entry;
+use super::journal::{Item, Place};
+use super::logs::Logs;
+use super::{now_ms, record};
+use crate::log::LogId;
+use crate::store::{Error, lock};
+
+/// What is to be done, shared by those who ask and the thread that does it.
+#[derive(Clone, Default)]
+pub struct Chores(Arc<(Mutex<Todo>, Condvar)>);
+
+#[derive(Default)]
+struct Todo {
+    /// Frames in the journal.
+    erase: Vec<(LogId, Vec<Place>)>,
+    /// Logs in archives.
+    remove: Vec<LogId>,
+    unlink: Vec<Arc<Archive>>,
+    tidy: bool,
+    stopping: bool,
+}
+
+impl Chores {
+    fn add(&self, add: impl FnOnce(&mut Todo)) {
+        add(&mut lock(&self.0.0));
+        self.0.1.notify_one();
+    }
+
+    pub fn erase(&self, log: LogId, places: Vec<Place>) {
+        self.add(|todo| todo.erase.push((log, places)));
+    }
+
+    pub fn remove(&self, log: LogId) {
+        self.add(|todo| todo.remove.push(log));
+    }
+
+    fn unlink(&self, archive: Arc<Archive>) {
+        self.add(|todo| todo.unlink.push(archive));
+    }
+
+    /// A look at everything.
+    pub fn wake(&self) {
+        self.add(|todo| todo.tidy = true);
+    }
+
+    pub fn stop(&self) {
+        self.add(|todo| todo.stopping = true);
+    }
+
+    fn wait(&self) -> Todo {
+        let idle = |todo: &mut Todo| {
+            let nothing = todo.erase.is_empty() && todo.remove.is_empty() && todo.unlink.is_empty();
+            nothing && !todo.tidy && !todo.stopping
+        };
+        let waited = self.0.1.wait_while(lock(&self.0.0), idle);
+        let mut todo = waited.unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut todo)
+    }
+}
+
+/// Frames in the journal of logs that are in an archive by now: only what is to be overwritten when they go.
+#[derive(Default)]
+pub struct Leftovers(HashMap<LogId, (u32, Vec<Place>)>);
+
+impl Leftovers {
+    pub fn add(&mut self, log: LogId, archive: u32, places: Vec<Place>) {
+        self.0.insert(log, (archive, places));
+    }
+
+    fn forget_segment(&mut self, number: u32) {
+        self.0.retain(|_, (_, places)| {
+            places.retain(|place| place.segment > number);
+            !places.is_empty()
+        });
+    }
+}
+
+/// The thread's work, until it is told to stop.
+pub fn run(logs: &Arc<Logs>, mut leftovers: Leftovers) {
+    loop {
+        let todo = logs.chores.wait();
+        let stopping = todo.stopping;
+        let tidy = todo.tidy;
+        let erased = clear(logs, todo, &mut leftovers);
+        if stopping {
+            return;
+        }
+        if tidy {
+            logs.expire();
+            logs.journal.probe();
+            if let Err(error) = archive_finished(logs, &mut leftovers) {
+                tracing::warn!(%error, "finished logs cannot be archived; they stay in the journal for now");
+            }
+            // A log whose frames are still there must not come back: its removal is told in a later segment.
+            if erased {
+                collect(logs, &mut leftovers);
+            }
+            if logs.journal.finished_unsynced() > 0 {
+                let _told_by_health = logs.journal.sync();
+            }
+        }
+    }
+}
+
+/// Takes away what was removed. What fails is tried again at the next look.
+fn clear(logs: &Logs, todo: Todo, leftovers: &mut Leftovers) -> bool {
+    let mut failed = Todo::default();
+    let mut erase = todo.erase;
+    for log in todo.remove {
+        erase.extend(leftovers.0.remove(&log).map(|(_, places)| (log, places)));
+        if let Err(error) = logs.archives.remove(log) {
+            complain(&error);
+            failed.remove.push(log);
+        }
+    }
+    for archive in todo.unlink {
+        let dead: Vec<LogId> = leftovers
+            .0
+            .iter()
+            .filter(|(_, (number, _))| *number == archive.number)
+            .map(|(log, _)| *log)
+            .collect();
+        for log in dead {
+            erase.extend(leftovers.0.remove(&log).map(|(_, places)| (log, places)));
+        }
+        if let Err(error) = archive.unlink() {
+            complain(&error);
+            failed.unlink.push(archive);
+        }
+    }
+    for (log, places) in erase {
+        if let Err(error) = logs.journal.erase(log, &places) {
+            complain(&error);
+            failed.erase.push((log, places));
+        }
+    }
+    let all = failed.erase.is_empty();
+    // Without a bell: it is tried again, but not at once.
+    let mut next = lock(&logs.chores.0.0);
+    next.erase.append(&mut failed.erase);
+    next.remove.append(&mut failed.remove);
+    next.unlink.append(&mut failed.unlink);
+    all
+}
+
+fn complain(error: &io::Error) {
+    tracing::warn!(%error, "what was removed cannot be taken off the disk yet");
+}
+
+/// Moves finished logs into an archive, once there are enough for one.
+fn archive_finished(logs: &Logs, leftovers: &mut Leftovers) -> io::Result<()> {
+    if logs.finished.load(Relaxed) < logs.options.archive_bytes {
+        return Ok(());
+    }
+    let mut finished: Vec<Arc<Entry>> = {
+        let live = lock(&logs.live);
+        live.values().filter(|entry| entry.kept().sealed_ms.is_some()).cloned().collect()
+    };
+    finished.sort_unstable_by_key(|entry| entry.id);
+    let made = finished.iter().filter_map(|entry| {
+        let kept = entry.kept();
+        (!kept.gone).then(|| Finished {
+            log: entry.id,
+            owner: archive::owner_hash(&entry.meta.owner),
+            weight: entry.weight(&kept),
+            sealed_ms: kept.sealed_ms.unwrap_or(0),
+            frame: entry.state(&kept),
+        })
+    });
+    let archive = logs.archives.add(made)?;
+    let newest = finished.iter().map(|entry| entry.read_at.load(Relaxed)).max();
+    archive.read_at.store(newest.unwrap_or(0), Relaxed);
+    let mut told = Vec::new();
+    for entry in finished {
+        let mut kept = entry.kept();
+        if kept.gone {
+            // Removed while its archive was written.
+            drop(kept);
+            if let Ok(Some((archive, found))) = logs.archives.find(entry.id)
+                && logs.archives.hide(&archive, &found)
+            {
+                logs.chores.remove(entry.id);
+            }
+            continue;
+        }
+        kept.archive = Some(archive.number);
+        leftovers.add(entry.id, archive.number, std::mem::take(&mut kept.places));
+        logs.finished.fetch_sub(entry.weight(&kept), Relaxed);
+        drop(kept);
+        told.extend(record::archived(entry.id));
+        // First into the cache, then out of the map: a reader always finds it in one of them.
+        logs.hot.insert(entry.id, entry.clone());
+        lock(&logs.live).remove(&entry.id);
+    }
+    // Without it, the next start asks the archive.
+    let _not_needed = write(logs, told);
+    Ok(())
+}
+
+/// Deletes the oldest segments, what is still needed of them written anew: as far as nothing is, or as the journal is more
+/// than twice what it has to say. What is written anew goes into later segments, so that this comes to an end.
+fn collect(logs: &Logs, leftovers: &mut Leftovers) {
+    let mut live: Vec<(u32, Arc<Entry>)> = Vec::new();
+    let claimed = claims(logs).len() as u64;
+    let mut useful = claimed + logs.options.segment_bytes;
+    for entry in lock(&logs.live).values() {
+        let kept = entry.kept();
+        useful += kept.bytes.min(entry.weight(&kept));
+        live.extend(kept.needs.map(|needs| (needs, entry.clone())));
+    }
+    let mut segments = logs.journal.segments();
+    let mut left: u64 = segments.iter().map(|(_, bytes)| bytes).sum();
+    segments.pop();
+    let first_needed = live.iter().map(|(needs, _)| *needs).min().unwrap_or(u32::MAX);
+    let (mut freed, mut goes) = (0, Vec::new());
+    for (number, bytes) in segments {
+        if number >= first_needed && left <= 2 * useful {
+            break;
+        }
+        (freed, left) = (freed + bytes, left - bytes);
+        goes.push(number);
+    }
+    let Some(last) = goes.last() else { return };
+    // The claims are written anew each time: not for less than they take.
+    if freed < 2 * claimed && left + freed <= 2 * useful {
+        return;
+    }
+    let anew = live.iter().filter(|(needs, _)| needs <= last).all(|(_, entry)| restate(logs, entry));
+    if !anew || restate_claims(logs).is_err() || logs.journal.sync().is_err() {
+        return;
+    }
+    for number in goes {
+        if let Err(error) = logs.journal.unlink(number) {
+            return tracing::warn!(%error, "a segment of the journal cannot be deleted");
+        }
+        leftovers.forget_segment(number);
+    }
+}
+
+/// Writes a log whole. False if that has to wait.
+fn restate(logs: &Logs, entry: &Arc<Entry>) -> bool {
+    let frames = {
+        let mut kept = entry.kept();
+        if kept.gone || kept.busy {
+            return kept.gone;
+        }
+        kept.busy = true;
+        entry.state(&kept)
+    };
+    let length = frames.len() as u64;
+    let written = write(logs, frames);
+    if let Ok(place) = &written {
+        let mut kept = entry.kept();
+        (kept.needs, kept.bytes) = (Some(place.segment), 0);
+    }
+    logs.settled(entry, length, written.clone().ok());
+    written.is_ok()
+}
+
+/// A frame for each claim.
+fn claims(logs: &Logs) -> Vec<u8> {
+    let now = now_ms();
+    let claims = logs.coordination.claims();
+    claims.iter().flat_map(|(key, value, left)| record::claim(key, value, until(now, *left))).collect()
+}
+
+/// While nobody claims or releases: a key that is released meanwhile must not be told after that.
+fn restate_claims(logs: &Logs) -> Result<(), Error> {
+    let _still = lock(&logs.claiming);
+    let frames = claims(logs);
+    if frames.is_empty() { Ok(()) } else { logs.journal.write_now(&frames) }
+}
+
+/// When a time to live is over, in milliseconds since the Unix epoch.
+pub fn until(now_ms: u64, left: std::time::Duration) -> u64 {
+    now_ms.saturating_add(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Writes and waits: this thread may.
+fn write(logs: &Logs, frames: Vec<u8>) -> Result<Place, Error> {
+    let (sender, written) = mpsc::channel();
+    let then = Box::new(move |place| drop(sender.send(place)));
+    logs.journal.submit(Item { frames, ending: false, then });
+    written.recv().unwrap_or_else(|_| Err(Error::Unavailable("the store was closed".into())))
+}
+
+impl Logs {
+    /// Drops what is over its time, and what is beyond the bytes that finished logs may take.
+    fn expire(&self) {
+        let over = |entry: &&Arc<Entry>| self.expired(entry.kept().sealed_ms);
+        let old: Vec<Arc<Entry>> = lock(&self.live).values().filter(over).cloned().collect();
+        for entry in old {
+            self.forget(&entry, Box::new(|_| {}));
+        }
+        for archive in self.archives.all() {
+            let empty = archive.weight.load(Relaxed) == 0;
+            if empty || self.expired(Some(archive.newest_ms)) {
+                self.drop_archive(archive.number);
+            }
+        }
+        let limit = self.options.retain_bytes;
+        let beyond = || self.finished.load(Relaxed) + self.archives.weight() > limit;
+        if limit > 0 && beyond() {
+            self.drop_finished(None, &beyond);
+        }
+    }
+
+    /// Drops finished logs, of one owner or of all, the least recently read first, until `over` is content; false if it
+    /// never is. Of archives, the whole file goes, or all that the owner has in it.
+    pub fn drop_finished(&self, owner: Option<&Entry>, over: &dyn Fn() -> bool) -> bool {
+        enum Part {
+            Log(Arc<Entry>),
+            Archive(Arc<Archive>),
+        }
+        let own = |entry: &Entry| owner.is_none_or(|owner| Arc::ptr_eq(&owner.account, &entry.account));
+        let mut found: Vec<(u64, Part)> = Vec::new();
+        for entry in lock(&self.live).values() {
+            if own(entry) && entry.kept().sealed_ms.is_some() {
+                found.push((entry.read_at.load(Relaxed), Part::Log(entry.clone())));
+            }
+        }
+        let mut read = HashMap::<u32, u64>::new();
+        for (_, entry) in &self.hot {
+            let last = read.entry(entry.kept().archive.unwrap_or(0)).or_default();
+            *last = entry.read_at.load(Relaxed).max(*last);
+        }
+        for archive in self.archives.all() {
+            let cached = read.get(&archive.number).copied().unwrap_or(0);
+            found.push((archive.read_at.load(Relaxed).max(cached), Part::Archive(archive)));
+        }
+        // Stable: archives of which nothing was read yet go the oldest first.
+        found.sort_by_key(|(read_at, _)| *read_at);
+        for (_, part) in found {
+            match (part, owner) {
+                (Part::Log(entry), _) => drop(self.forget(&entry, Box::new(|_| {}))),
+                (Part::Archive(archive), None) => self.drop_archive(archive.number),
+                (Part::Archive(archive), Some(owner)) => self.drop_owned(&archive, &owner.meta.owner),
+            }
+            if !over() {
+                return true;
+            }
+        }
+        !over()
+    }
+
+    fn drop_archive(&self, number: u32) {
+        let Some(archive) = self.archives.take(number) else { return };
+        if self.options.user_bytes > 0 {
+            let owners = self.archives.owners(&archive);
+            for (owner, account) in self.ledger.accounts() {
+                let owned = owners.get(&archive::owner_hash(&owner)).copied().unwrap_or(0);
+                account.fetch_sub(owned, Relaxed);
+            }
+        }
+        self.ledger.total.fetch_sub(archive.weight.load(Relaxed), Relaxed);
+        for (log, entry) in &self.hot {
+            if entry.kept().archive == Some(number) {
+                self.hot.invalidate(&*log);
+            }
+        }
+        self.chores.unlink(archive);
+    }
+
+    fn drop_owned(&self, archive: &Archive, owner: &str) {
+        let hash = archive::owner_hash(owner);
+        if archive.owned(hash).unwrap_or(0) == 0 {
+            return;
+        }
+        for entry in archive.index().unwrap_or_default().into_iter().flatten() {
+            if entry.owner == hash && !entry.removed {
+                self.hide(archive, &entry);
+            }
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! The logs of the disk engine: how one begins, grows, ends, is found again and is forgotten.
+//!
+//! What runs, and what finished lately, is in memory and in the journal; what finished before is in archives, and in a cache
+//! bounded by bytes. Nothing is shown before its frame is written: an append marks its log busy, and whoever wrote the
+//! frame (this thread or the journal's) settles it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt};
+use moka::sync::Cache;
+use tokio::sync::oneshot;
+
+use super::archive::{self, Archive};
+use super::archives::Archives;
+use super::entry::{Entry, Kept};
+use super::journal::{Item, Journal, Place};
+use super::keeper::Chores;
+use super::{Options, now_ms, record};
+use crate::log::{Batch, LogId, Position};
+use crate::store::coordination::Coordination;
+use crate::store::ledger::Ledger;
+use crate::store::{Error, Meta, lock};
+
+pub struct Logs {
+    pub options: Options,
+    pub journal: Journal,
+    /// What runs, and what finished and is not archived yet.
+    pub live: Mutex<HashMap<LogId, Arc<Entry>>>,
+    pub archives: Archives,
+    /// Archived logs that were read lately.
+    pub hot: Cache<LogId, Arc<Entry>>,
+    pub ledger: Arc<Ledger>,
+    pub coordination: Coordination,
+    /// Held while a claim changes and its frame is handed over, so that both have one order.
+    pub claiming: Mutex<()>,
+    /// Running logs whose writer died with the last process, or gave them up.
+    pub orphans: Mutex<HashSet<LogId>>,
+    /// Counts reads, to tell which log was read longest ago.
+    pub reads: AtomicU64,
+    /// The weight of finished logs that are not archived yet.
+    pub finished: AtomicU64,
+    pub chores: Chores,
+}
+
+impl Logs {
+    /// What is in memory already.
+    pub fn near(&self, log: LogId) -> Option<Arc<Entry>> {
+        let live = lock(&self.live).get(&log).cloned();
+        live.or_else(|| self.hot.get(&log))
+    }
+
+    /// A log that is kept: from memory, or read back from an archive.
+    pub async fn entry(self: &Arc<Self>, log: LogId) -> Result<Arc<Entry>, Error> {
+        let found = match self.near(log) {
+            Some(entry) => Some(entry),
+            None if !self.archives.may_hold(log) => None,
+            None => {
+                let logs = self.clone();
+                blocking(move || logs.fetch(log)).await?
+            }
+        };
+        found.filter(|entry| !self.expired(entry.kept().sealed_ms)).ok_or(Error::NotFound)
+    }
+
+    fn fetch(&self, log: LogId) -> Result<Option<Arc<Entry>>, Error> {
+        let Some((state, number)) = self.archives.read(log)? else { return Ok(None) };
+        // Counted in its archive: this account is not charged.
+        let entry = Arc::new(Entry::archived(log, state, Arc::default(), number));
+        self.touch(&entry);
+        self.hot.insert(log, entry.clone());
+        // Removed or dropped in between.
+        if self.archives.find(log)?.is_none() {
+            self.hot.invalidate(&log);
+            return Ok(None);
+        }
+        Ok(Some(entry))
+    }
+
+    pub fn expired(&self, sealed_ms: Option<u64>) -> bool {
+        let retain = self.options.retain;
+        !retain.is_zero()
+            && sealed_ms.is_some_and(|at| now_ms().saturating_sub(at) as u128 >= retain.as_millis())
+    }
+
+    pub fn touch(&self, entry: &Entry) {
+        entry.read_at.store(self.reads.fetch_add(1, Relaxed) + 1, Relaxed);
+    }
+
+    pub async fn create(self: &Arc<Self>, id: LogId, meta: Meta, plan: Bytes) -> Result<(), Error> {
+        self.journal.health()?;
+        if self.near(id).is_some() {
+            return Err(Error::Exists);
+        }
+        if self.archives.may_hold(id) {
+            let logs = self.clone();
+            if blocking(move || logs.archives.find(id)).await?.is_some() {
+                return Err(Error::Exists);
+            }
+        }
+        let account = self.ledger.account(&meta.owner, || match self.options.user_bytes {
+            0 => 0,
+            _ => self.archives.owned(&meta.owner),
+        });
+        let frames = record::create(id, &meta, &plan);
+        let kept = Kept { plan, busy: true, ..Kept::default() };
+        let entry = Arc::new(Entry::new(id, meta, account, kept));
+        let weight = entry.weight(&entry.kept());
+        self.make_room(&entry, weight)?;
+        {
+            let mut live = lock(&self.live);
+            if live.contains_key(&id) {
+                return Err(Error::Exists);
+            }
+            self.ledger.replace(&entry.account, 0, weight);
+            live.insert(id, entry.clone());
+        }
+        self.write(frames, false, move |logs, length, written| {
+            let failed = written.as_ref().err().cloned();
+            if failed.is_some() {
+                entry.forget(&mut entry.kept(), &logs.ledger);
+            }
+            logs.settled(&entry, length, written.ok());
+            failed.map_or(Ok(()), Err)
+        })
+        .await
+    }
+
+    pub async fn append(self: &Arc<Self>, id: LogId, batch: Batch) -> Result<Position, Error> {
+        let entry = self.entry(id).await?;
+        let seal = batch.seal;
+        // A room's log is trimmed, it never asks for more; and an ending is always taken.
+        if !seal && entry.meta.trim_bytes.is_none() {
+            self.make_room(&entry, batch.drafts.iter().map(|draft| draft.weight() as u64).sum())?;
+        }
+        self.busy(&entry, |kept| kept.log.admits(&batch)).await?;
+        let sealed_ms = seal.then(now_ms);
+        let frames = record::append(id, batch.expected, batch.epoch, &batch.drafts, sealed_ms);
+        self.write(frames, seal, move |logs, length, written| {
+            let place = match written {
+                Ok(place) => Some(place),
+                // Its viewers are told that it is over. After a restart it is an orphan.
+                Err(error) if seal => {
+                    tracing::error!(log = %id, %error, "the ending of {id} is not on the disk");
+                    None
+                }
+                Err(error) => {
+                    logs.settled(&entry, 0, None);
+                    return Err(error);
+                }
+            };
+            let moved = logs.take(&entry, batch, sealed_ms);
+            logs.settled(&entry, length, place);
+            moved
+        })
+        .await
+    }
+
+    /// Waits until nothing is on its way for this log, and marks it busy.
+    async fn busy<E>(&self, entry: &Entry, admits: impl Fn(&Kept) -> Result<(), E>) -> Result<(), Error>
+    where
+        Error: From<E>,
+    {
+        let changed = entry.changed.notified();
+        tokio::pin!(changed);
+        loop {
+            changed.as_mut().enable();
+            {
+                let mut kept = entry.kept();
+                if kept.gone {
+                    return Err(Error::NotFound);
+                }
+                if kept.damaged {
+                    return Err(Error::Damaged);
+                }
+                if !kept.busy {
+                    admits(&kept)?;
+                    kept.busy = true;
+                    return Ok(());
+                }
+            }
+            changed.as_mut().await;
+            changed.set(entry.changed.notified());
+        }
+    }
+
+    /// Shows what was written.
+    fn take(&self, entry: &Arc<Entry>, batch: Batch, sealed_ms: Option<u64>) -> Result<Position, Error> {
+        let mut kept = entry.kept();
+        if kept.gone {
+            return Err(Error::NotFound);
+        }
+        let before = entry.weight(&kept);
+        let head = kept.log.append(batch)?;
+        if let Some(limit) = entry.meta.trim_bytes {
+            kept.log.trim(limit);
+        }
+        if sealed_ms.is_some() {
+            kept.sealed_ms = sealed_ms;
+            kept.plan = Bytes::new();
+        }
+        let weight = entry.weight(&kept);
+        self.ledger.replace(&entry.account, before, weight);
+        if sealed_ms.is_some() {
+            self.touch(entry);
+            self.count_finished(weight);
+            drop(kept);
+            lock(&self.orphans).remove(&entry.id);
+        }
+        Ok(head)
+    }
+
+    /// Counts a log that finished, and has it archived when there are enough.
+    pub fn count_finished(&self, weight: u64) {
+        if self.finished.fetch_add(weight, Relaxed) + weight >= self.options.archive_bytes {
+            self.chores.wake();
+        }
+    }
+
+    /// A frame of this log was written, or not: the next write may come.
+    pub fn settled(&self, entry: &Arc<Entry>, length: u64, place: Option<Place>) {
+        let gone = {
+            let mut kept = entry.kept();
+            kept.busy = false;
+            if let Some(place) = place {
+                kept.places.push(place);
+                kept.needs.get_or_insert(place.segment);
+                kept.bytes += length;
+            }
+            kept.gone
+        };
+        entry.changed.notify_waiters();
+        // It was removed while the write was on its way.
+        if gone {
+            lock(&self.live).remove(&entry.id);
+            self.bury(entry, Box::new(|_| {}));
+        }
+    }
+
+    /// Forgets a log, finished or not.
+    pub async fn remove(self: &Arc<Self>, id: LogId) -> Result<(), Error> {
+        let live = lock(&self.live).get(&id).cloned();
+        self.hot.invalidate(&id);
+        lock(&self.orphans).remove(&id);
+        if let Some(entry) = live {
+            let (sender, buried) = oneshot::channel();
+            if self.forget(&entry, Box::new(move |buried| drop(sender.send(buried)))) {
+                return buried.await.unwrap_or_else(|_| Err(stopped()));
+            }
+        }
+        if !self.archives.may_hold(id) {
+            return Ok(());
+        }
+        let logs = self.clone();
+        let found = blocking(move || logs.archives.find(id)).await?;
+        let Some((archive, entry)) = found else { return Ok(()) };
+        self.write(record::remove(id), true, move |logs, _, written| {
+            written?;
+            logs.hide(&archive, &entry);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Forgets an archived log; it is overwritten soon.
+    pub fn hide(&self, archive: &Archive, entry: &archive::Entry) {
+        if self.archives.hide(archive, entry) {
+            self.ledger.total.fetch_sub(entry.weight, Relaxed);
+            for (owner, account) in self.ledger.accounts() {
+                if archive::owner_hash(&owner) == entry.owner {
+                    account.fetch_sub(entry.weight, Relaxed);
+                }
+            }
+        }
+        self.hot.invalidate(&entry.log);
+        self.chores.remove(entry.log);
+    }
+
+    /// Takes a log out of memory; its frames are overwritten soon. False if another was first, or will be: a log that is
+    /// being written is buried when that is done, and one that was archived meanwhile is its archive's.
+    pub fn forget(&self, entry: &Arc<Entry>, then: Box<dyn FnOnce(Result<(), Error>) + Send>) -> bool {
+        let mut kept = entry.kept();
+        if kept.archive.is_some() || !entry.forget(&mut kept, &self.ledger) {
+            return false;
+        }
+        if kept.sealed_ms.is_some() {
+            self.finished.fetch_sub(entry.weight(&kept), Relaxed);
+        }
+        let busy = kept.busy;
+        drop(kept);
+        if !busy {
+            lock(&self.live).remove(&entry.id);
+            self.bury(entry, then);
+        }
+        !busy
+    }
+
+    /// Writes down that a log is gone, and has its frames overwritten.
+    fn bury(&self, entry: &Arc<Entry>, then: Box<dyn FnOnce(Result<(), Error>) + Send>) {
+        let (id, chores) = (entry.id, self.chores.clone());
+        let places = std::mem::take(&mut entry.kept().places);
+        self.journal.submit(Item {
+            frames: record::remove(id),
+            ending: true,
+            then: Box::new(move |written| {
+                chores.erase(id, places);
+                then(written.map(drop));
+            }),
+        });
+    }
+
+    /// Writes frames, beginning now; `settle` is called with their length once that is done, whether or not anybody waits
+    /// for it.
+    fn write<T: Send + 'static>(
+        self: &Arc<Self>,
+        frames: Vec<u8>,
+        ending: bool,
+        settle: impl FnOnce(&Arc<Logs>, u64, Result<Place, Error>) -> Result<T, Error> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, Error>> {
+        let (answer, told) = oneshot::channel();
+        let (logs, length) = (self.clone(), frames.len() as u64);
+        let then = Box::new(move |written| {
+            let _caller_left = answer.send(settle(&logs, length, written));
+        });
+        self.journal.submit(Item { frames, ending, then });
+        async { told.await.unwrap_or_else(|_| Err(stopped())) }.boxed()
+    }
+
+    /// Writes frames that belong to no log, beginning now.
+    pub fn note(self: &Arc<Self>, frames: Vec<u8>) -> BoxFuture<'static, Result<(), Error>> {
+        self.write(frames, false, |_, _, written| written.map(drop))
+    }
+
+    /// Makes room for `bytes` of this entry's owner by dropping finished logs, the owner's own or anyone's.
+    fn make_room(&self, entry: &Entry, bytes: u64) -> Result<(), Error> {
+        let over = |limit: u64, held: &AtomicU64| limit > 0 && held.load(Relaxed) + bytes > limit;
+        let total = || over(self.options.total_bytes, &self.ledger.total);
+        if total() && !self.drop_finished(None, &total) {
+            return Err(Error::Full);
+        }
+        let own = || over(self.options.user_bytes, &entry.account);
+        if own() && !self.drop_finished(Some(entry), &own) {
+            return Err(Error::Full);
+        }
+        Ok(())
+    }
+}
+
+/// Runs what reads from the disk beside the runtime.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(stopped()))
+}
+
+fn stopped() -> Error {
+    Error::Unavailable("the store was closed".into())
+}

@@ -1,0 +1,140 @@
+//! A server that comes back, or whose replica takes its place, without the last of what it had accepted.
+
+use std::time::Duration;
+
+use relaystream::log::{LogId, Position};
+use relaystream::store::Store;
+use tokio::time::sleep;
+
+use super::{read_along, whole, write};
+use crate::harness::redis::{Cluster, RedisServer, Watched, healthy, node, options};
+use crate::harness::soon;
+use crate::store_contract::{START, batch, created, sealing};
+
+const LOG: LogId = LogId(7);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_tail_is_put_back_under_the_same_ids() {
+    let mut server = RedisServer::start().await;
+    let options = options(&server.url());
+    let (one, two) = (node(&options).await, node(&options).await);
+    created(&*one, 7).await;
+    let (mut written, head) = write(&*one, LOG, START, 20).await;
+    server.run::<()>("SAVE").await.expect("saved");
+    let (tail, head) = write(&*one, LOG, head, 300).await;
+    written.extend(tail);
+    assert_eq!(whole(&*two, LOG).await.as_ref(), Ok(&written));
+    server.kill();
+    server.restart(&[]);
+    let head = soon("the owner goes on", one.append(LOG, batch(head, &["on"]))).await.expect("accepted");
+    written.push("on".into());
+    assert_eq!(head, Position::new(0, 321), "the same text under the same ids");
+    for store in [&one, &two] {
+        soon("everybody has it again", async {
+            while whole(&**store, LOG).await.as_ref() != Ok(&written) {
+                sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+        healthy(store, true).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_seal_is_put_back() {
+    let mut server = RedisServer::start().await;
+    let options = options(&server.url());
+    let one = node(&options).await;
+    created(&*one, 7).await;
+    let (mut written, head) = write(&*one, LOG, START, 3).await;
+    server.run::<()>("SAVE").await.expect("saved");
+    let (tail, head) = write(&*one, LOG, head, 3).await;
+    one.append(LOG, sealing(head, &["end"])).await.expect("accepted");
+    written.extend(tail);
+    written.push("end".into());
+    server.kill();
+    server.restart(&[]);
+    healthy(&one, true).await;
+    let two = node(&options).await;
+    soon("the end", async {
+        while !two.read(LOG, START, 1).await.expect("there").closed {
+            sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert_eq!(whole(&*two, LOG).await, Ok(written));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_loading_is_waited_for() {
+    let mut server = RedisServer::start().await;
+    let one = node(&options(&server.url())).await;
+    for log in 1..=20 {
+        created(&*one, log).await;
+    }
+    let (mut written, head) = write(&*one, LOG, START, 5).await;
+    server.run::<()>("SAVE").await.expect("saved");
+    server.kill();
+    // A tenth of a second for every key, and an answer to those who ask meanwhile.
+    server.restart(&["--key-load-delay", "100000", "--loading-process-events-interval-bytes", "1024"]);
+    soon("an append", one.append(LOG, batch(head, &["on"]))).await.expect("accepted");
+    written.push("on".into());
+    assert_eq!(whole(&*one, LOG).await, Ok(written));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sentinel_names_the_new_master() {
+    let mut servers = Watched::start().await;
+    let options = options(&servers.url());
+    let (one, two) = (node(&options).await, node(&options).await);
+    created(&*one, 7).await;
+    let reader = tokio::spawn({
+        let two = two.clone();
+        async move { read_along(&*two, LOG).await }
+    });
+    let (mut written, head) = write(&*one, LOG, START, 50).await;
+    let copied = async {
+        while !servers.master.run::<String>("INFO replication").await.expect("reachable").contains("lag=0") {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    soon("the replica", copied).await;
+    servers.master.kill();
+    let (tail, head) = soon("the new master", write(&*one, LOG, head, 50)).await;
+    written.extend(tail);
+    one.append(LOG, sealing(head, &["end"])).await.expect("accepted");
+    written.push("end".into());
+    healthy(&one, true).await;
+    assert_eq!(soon("the reader", reader).await.expect("no panic"), written);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_goes_on_where_its_servers_are_well() {
+    let cluster = Cluster::start().await;
+    let options = options(&cluster.url());
+    let (one, two) = (node(&options).await, node(&options).await);
+    let mut ends = Vec::new();
+    for log in 1..=12 {
+        let log = created(&*one, log).await;
+        let reader = tokio::spawn({
+            let two = two.clone();
+            async move { read_along(&*two, log).await }
+        });
+        ends.push((log, reader));
+    }
+    for (log, reader) in ends {
+        let (mut written, head) = write(&*one, log, START, 30).await;
+        for server in &cluster.servers {
+            server.run::<i64>("CLIENT KILL TYPE pubsub").await.expect("reachable");
+        }
+        let (tail, head) = write(&*one, log, head, 30).await;
+        one.append(log, sealing(head, &["end"])).await.expect("accepted");
+        written.extend(tail);
+        written.push("end".into());
+        assert_eq!(soon("the reader", reader).await.expect("no panic"), written);
+    }
+    cluster.servers[1].signal("STOP");
+    healthy(&one, false).await;
+    cluster.servers[1].signal("CONT");
+    healthy(&one, true).await;
+}

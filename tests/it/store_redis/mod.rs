@@ -1,0 +1,51 @@
+//! The Redis engine before real servers: the contract suite, several nodes, and every way in which Redis fails.
+
+mod access;
+mod contract;
+mod failover;
+mod failures;
+mod nodes;
+
+use relaystream::log::{Batch, LogId, Page, Position};
+use relaystream::store::{Error, Store};
+
+use crate::store_contract::{START, batch};
+
+fn texts(page: &Page) -> Vec<String> {
+    let text = |payload: &[u8]| String::from_utf8_lossy(payload).into_owned();
+    page.records.iter().map(|record| text(&record.draft.payload)).collect()
+}
+
+/// All that the log holds.
+async fn whole(store: &dyn Store, log: LogId) -> Result<Vec<String>, Error> {
+    store.read(log, START, usize::MAX).await.map(|page| texts(&page))
+}
+
+/// Appends `count` records, each by itself, and returns their texts and the head.
+async fn write(store: &dyn Store, log: LogId, mut head: Position, count: usize) -> (Vec<String>, Position) {
+    let mut written = Vec::new();
+    for _ in 0..count {
+        let text = format!("word {}", head.seq + 1);
+        head = store.append(log, batch(head, &[&text])).await.expect("accepted");
+        written.push(text);
+    }
+    (written, head)
+}
+
+fn next_epoch(head: Position, texts: &[&str]) -> Batch {
+    Batch { epoch: head.epoch + 1, ..batch(head, texts) }
+}
+
+/// Reads along until the log is closed.
+async fn read_along(store: &dyn Store, log: LogId) -> Vec<String> {
+    let (mut at, mut seen) = (START, Vec::new());
+    loop {
+        store.changed(log, at).await.expect("there");
+        let page = store.read(log, at, 400).await.expect("there");
+        seen.extend(texts(&page));
+        at = page.records.last().map_or(at, |record| record.position);
+        if page.closed && at == page.head {
+            return seen;
+        }
+    }
+}
