@@ -221,20 +221,25 @@ impl App {
 
     /// Whether this principal may stop or forget a stream that it may read.
     pub async fn may_end(&self, principal: &Principal, facts: &Facts) -> Result<bool, Error> {
-        let own = principal.owns(&facts.tenant, &facts.user, facts.session.as_deref());
+        let own = principal.owns(&facts.user, facts.session.as_deref());
         let least = if own { Role::Member } else { Role::Owner };
         Ok(self.role(principal, facts).await?.is_some_and(|role| role >= least))
     }
 
-    /// What it is to a stream: what it is in its session, or without one only its principal is anything.
+    /// What it is to a stream: what it is in its session, or without one, or when that is gone, only its principal is
+    /// anything.
     async fn role(&self, principal: &Principal, facts: &Facts) -> Result<Option<Role>, Error> {
-        match facts.session.as_deref() {
-            Some(session) if facts.tenant == principal.tenant => {
-                Ok(self.hub.find(principal, session).await?.map(|(_, role)| role))
-            }
-            Some(_) => Ok(None),
-            None => Ok(principal.owns(&facts.tenant, &facts.user, None).then_some(principal.role)),
+        if facts.tenant != principal.tenant {
+            return Ok(None);
         }
+        let session = match facts.session.as_deref() {
+            Some(name) => self.hub.get(&facts.tenant, name).await?,
+            None => None,
+        };
+        Ok(match session {
+            Some(session) => principal.role_in(&session.name, &session.owner),
+            None => principal.owns(&facts.user, facts.session.as_deref()).then_some(principal.role),
+        })
     }
 
     /// How the store does.

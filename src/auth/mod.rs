@@ -74,15 +74,15 @@ impl Principal {
         format!("{}/{}", self.tenant, self.user)
     }
 
-    /// Whether a stream of this user is its own, as far as its credential reaches.
-    pub fn owns(&self, tenant: &str, user: &str, session: Option<&str>) -> bool {
+    /// Whether a stream of this user of its tenant is its own, as far as its credential reaches.
+    pub fn owns(&self, user: &str, session: Option<&str>) -> bool {
         let reached = match &self.scope {
             None => true,
             Some(Scope::Session(name)) => session == Some(name),
             // A ticket for a stream is for watching it.
             Some(Scope::Stream(_)) => false,
         };
-        reached && self.tenant == tenant && self.user == user
+        reached && self.user == user
     }
 
     /// What it is in a session of its tenant that `owner` named first. What was said about this session by name holds
@@ -231,9 +231,9 @@ mod tests {
         let scoped = Principal { scope: Some(Scope::Session("own".into())), ..ann.clone() };
         assert_eq!(scoped.role_in("own", "ann"), Some(Role::Owner));
         assert_eq!(scoped.role_in("other", "ann"), None);
-        assert!(scoped.owns("local", "ann", Some("own")) && !scoped.owns("local", "ann", None));
+        assert!(scoped.owns("ann", Some("own")) && !scoped.owns("ann", None));
         let of_stream = Principal { scope: Some(Scope::Stream(LogId(7))), ..ann };
         assert_eq!(of_stream.role_in("own", "ann"), None);
-        assert!(!of_stream.owns("local", "ann", Some("own")));
+        assert!(!of_stream.owns("ann", Some("own")));
     }
 }

@@ -272,3 +272,24 @@ async fn a_ticket_of_one_node_is_good_on_another_and_used_up_for_all() {
         soon("the end", server.finish()).await;
     }
 }
+
+#[tokio::test]
+async fn a_ticket_outlives_the_process_that_issued_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = format!("{KEYS}[store]\npath = {:?}\n", folder.path().join("data"));
+    let first = Server::new(&config).await;
+    let many = ticket(&first, "ann", &json!({"session": "room", "ttl_s": 600})).await;
+    let single = ticket(&first, "ann", &json!({"session": "room", "ttl_s": 600, "single_use": true})).await;
+    let path = |ticket: &str| format!("/v1/sessions/room?ticket={ticket}");
+    assert_eq!(get(&first, &path(&single)).await.status, 200);
+    let store = first.app.relay.store.clone();
+    soon("the end", first.finish()).await;
+    soon("what is to be written", store.close()).await.unwrap();
+    drop(store);
+    let second = Server::new(&config).await;
+    assert_eq!(
+        (get(&second, &path(&many)).await.status, get(&second, &path(&single)).await.status),
+        (200, 401)
+    );
+    second.finish().await;
+}
