@@ -3,9 +3,12 @@
 //! Knows every module of the core and the shell, and none of the edge: no status codes, no sockets.
 
 mod condition;
+pub mod entry;
+pub mod key_sets;
 pub mod nodes;
 pub mod start;
 pub mod store;
+pub mod tickets;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,10 +20,11 @@ use serde_json::{Map, Value};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
-use crate::auth::{Access, Principal, Role};
+use crate::auth::{Access, Principal, Role, Scope};
 use crate::config::{Config, Environment, ModelConfig, OnRestart, Parts};
 use crate::hub::{self, Hub};
 use crate::limits::ledger::Ledger;
+use crate::limits::strikes::Strikes;
 use crate::limits::{self, Permits};
 use crate::log::LogId;
 use crate::metrics::Metrics;
@@ -29,7 +33,10 @@ use crate::relay::route::Routes;
 use crate::relay::{self, Facts, Relay, now_ms, since_start, tail};
 use crate::store::{Error, Span, Store};
 use crate::surface::ai_sdk;
+use crate::tls;
 use condition::{Condition, Report};
+use key_sets::KeySets;
+use tickets::Seals;
 
 /// Where the process is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,11 +63,14 @@ pub struct Edge {
     pub message_bytes: usize,
     pub ping: Duration,
     pub pong: Duration,
+    pub expiry_grace: Duration,
 }
 
 /// What can change without a restart.
 pub struct Settings {
     pub access: Access,
+    /// With what TLS is served; None: it is not.
+    pub identity: Option<Arc<tls::Identity>>,
     pub routes: Routes,
     pub prompts: Library,
     /// What stands in front of every request to a model, by its alias.
@@ -92,6 +102,9 @@ pub struct App {
     pub edge: Edge,
     pub limits: limits::Options,
     pub ledger: Arc<Ledger>,
+    pub strikes: Strikes,
+    pub key_sets: KeySets,
+    seals: Seals,
     pub running_permits: Permits<String>,
     pub stream_viewers: Permits<LogId>,
     pub session_viewers: Permits<(String, String)>,
@@ -142,6 +155,7 @@ impl App {
                 message_bytes: or_any(config.rooms.message_bytes),
                 ping: ms(config.rooms.ping_ms),
                 pong: ms(config.rooms.pong_ms),
+                expiry_grace: ms(config.rooms.expiry_grace_ms),
             },
             running_permits: Permits::new(limits.running_streams_per_user),
             stream_viewers: Permits::new(limits.viewers_per_stream),
@@ -149,6 +163,9 @@ impl App {
             user_viewers: Permits::new(limits.viewers_per_user),
             limits,
             ledger: Ledger::new(limits.budgets),
+            strikes: Strikes::default(),
+            key_sets: KeySets::default(),
+            seals: Seals::default(),
             tracker,
             on_restart,
             condition: Condition::new(now_ms()),
@@ -195,22 +212,34 @@ impl App {
     /// The facts of a stream that this principal may read. Foreign streams are not found, like unknown ones.
     pub async fn readable(&self, principal: &Principal, id: LogId) -> Result<Facts, Error> {
         let facts = self.relay.facts(id).await?;
-        let own = principal.is(&facts.tenant, &facts.user);
-        let shared = own || self.role(principal, &facts).await?.is_some();
-        if shared { Ok(facts) } else { Err(Error::NotFound) }
+        let may = match &principal.scope {
+            Some(Scope::Stream(only)) => *only == id && facts.tenant == principal.tenant,
+            _ => self.role(principal, &facts).await?.is_some(),
+        };
+        if may { Ok(facts) } else { Err(Error::NotFound) }
     }
 
     /// Whether this principal may stop or forget a stream that it may read.
     pub async fn may_end(&self, principal: &Principal, facts: &Facts) -> Result<bool, Error> {
-        let own = principal.is(&facts.tenant, &facts.user);
-        Ok(own || self.role(principal, facts).await? == Some(Role::Owner))
+        let own = principal.owns(&facts.user, facts.session.as_deref());
+        let least = if own { Role::Member } else { Role::Owner };
+        Ok(self.role(principal, facts).await?.is_some_and(|role| role >= least))
     }
 
+    /// What it is to a stream: what it is in its session, or without one, or when that is gone, only its principal is
+    /// anything.
     async fn role(&self, principal: &Principal, facts: &Facts) -> Result<Option<Role>, Error> {
-        let Some(session) = facts.session.as_deref().filter(|_| facts.tenant == principal.tenant) else {
+        if facts.tenant != principal.tenant {
             return Ok(None);
+        }
+        let session = match facts.session.as_deref() {
+            Some(name) => self.hub.get(&facts.tenant, name).await?,
+            None => None,
         };
-        Ok(self.hub.find(principal, session).await?.map(|(_, role)| role))
+        Ok(match session {
+            Some(session) => principal.role_in(&session.name, &session.owner),
+            None => principal.owns(&facts.user, facts.session.as_deref()).then_some(principal.role),
+        })
     }
 
     /// How the store does.
@@ -225,6 +254,7 @@ impl App {
         self.relay.sweep();
         self.store_report();
         self.ledger.sweep(since_start());
+        self.strikes.sweep(since_start());
         self.hub.sweep().await;
     }
 }
@@ -247,6 +277,7 @@ pub fn settings(config: &Config, open: bool, environment: &Environment) -> anyho
     };
     Ok(Settings {
         access: config.access(open, environment)?,
+        identity: config.identity()?.map(Arc::new),
         routes: config.routes(environment)?,
         openings: openings(config, &prompts)?,
         ai_sdk: AiSdk { model: named(&ai_sdk.model), prompt: named(&ai_sdk.prompt), parts },

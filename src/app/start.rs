@@ -244,7 +244,10 @@ impl App {
         principal: &Principal,
         name: Option<&str>,
     ) -> Result<Option<Arc<Session>>, StartError> {
-        let Some(name) = name else { return Ok(None) };
+        let Some(name) = name else {
+            // A ticket is for its session.
+            return if principal.scope.is_some() { Err(StartError::NotAllowed) } else { Ok(None) };
+        };
         let entered = self.hub.enter(principal, name).await?;
         let (session, role) = entered.ok_or_else(|| StartError::NoSession(name.to_owned()))?;
         if role < Role::Member { Err(StartError::NotAllowed) } else { Ok(Some(session)) }

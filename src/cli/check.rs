@@ -39,5 +39,7 @@ fn report(config: &Config, settings: &Settings) {
     println!("models     {}", settings.routes.names().join(", "));
     println!("prompts    {}", settings.prompts.names().collect::<Vec<_>>().join(", "));
     println!("keys       {}", settings.access.keys.len());
+    println!("tokens     {}", if settings.access.jwt.is_some() { "yes" } else { "no" });
+    println!("tls        {}", if settings.identity.is_some() { "yes" } else { "no" });
     println!("ok");
 }

@@ -19,6 +19,7 @@ use super::refuse;
 use crate::app::{App, settings, store};
 use crate::config::{Config, Environment, environment};
 use crate::http::rate::Rate;
+use crate::http::secure::Acceptor;
 use crate::http::{connection, router};
 use crate::reload;
 use crate::telemetry;
@@ -88,6 +89,7 @@ async fn serve(
     app.recover().await.context("store: what the last process has left cannot be read")?;
     let rate = Rate::new(app.limits.requests_per_minute);
     let router = router(&app, rate.as_ref());
+    let acceptor = Acceptor::new(&app).context("tls")?;
     let stop = CancellationToken::new();
     let background = CancellationToken::new();
     app.tracker.spawn(background.clone().run_until_cancelled_owned(housekeeping(app.clone(), rate)));
@@ -101,10 +103,18 @@ async fn serve(
         environment,
         hangup,
     )));
+    app.tracker.spawn(background.clone().run_until_cancelled_owned(reload::key_sets::keep(app.clone())));
     let listener = listen(config.server.listen)?;
     let address = listener.local_addr().context("the socket has no address")?;
     info!(%address, open = app.settings.load().access.open, "serving");
-    app.tracker.spawn(connection::serve(listener, cores, router, app.tracker.clone(), stop.clone()));
+    app.tracker.spawn(connection::serve(
+        listener,
+        cores,
+        acceptor,
+        router,
+        app.tracker.clone(),
+        stop.clone(),
+    ));
 
     tokio::select! {
         _ = terminate.recv() => {}

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::auth::Role;
+use crate::auth::key::Alg;
 use crate::store::disk::Sync;
 
 /// The file, as written. Every field's default is what config.example.toml shows.
@@ -26,6 +27,7 @@ pub struct Config {
     pub fanout: FanoutConfig,
     pub prompts: PromptsConfig,
     pub ai_sdk: AiSdkConfig,
+    pub tls: TlsConfig,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -338,6 +340,34 @@ pub struct AuthConfig {
     /// Let everyone in even where others than this machine can connect.
     pub open: bool,
     pub keys: Vec<KeyConfig>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwt: Option<JwtConfig>,
+}
+
+/// Tokens that others issue. One of `secret`, `pem` and `jwks_url`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct JwtConfig {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alg: Option<Alg>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret: Option<Secret>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pem: Option<Secret>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwks_url: Option<String>,
+    /// Empty: anybody.
+    pub issuer: String,
+    /// Empty: nobody, and a token that is for somebody is refused.
+    pub audience: String,
+    #[serde(default = "default_leeway_s")]
+    pub leeway_s: u64,
+    /// Empty: none.
+    pub cookie: String,
+}
+
+fn default_leeway_s() -> u64 {
+    30
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -370,6 +400,7 @@ pub struct RoomsConfig {
     pub message_bytes: usize,
     pub ping_ms: u64,
     pub pong_ms: u64,
+    pub expiry_grace_ms: u64,
     pub history_bytes: usize,
     pub empty_ttl_s: u64,
 }
@@ -380,6 +411,7 @@ impl Default for RoomsConfig {
             message_bytes: 64 * 1024,
             ping_ms: 25_000,
             pong_ms: 8_000,
+            expiry_grace_ms: 25_000,
             history_bytes: 1024 * 1024,
             empty_ttl_s: 3600,
         }
@@ -423,4 +455,14 @@ pub enum Parts {
     #[default]
     V5,
     V6,
+}
+
+/// TLS, in this process. Both or neither.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsConfig {
+    /// A PEM file of the certificate and those that vouch for it; empty: no TLS.
+    pub cert: PathBuf,
+    /// A PEM file of its private key.
+    pub key: PathBuf,
 }

@@ -3,6 +3,7 @@
 //! The only place that reads the environment. Every key may be given as `RELAYSTREAM_SECTION__KEY` too; unknown keys
 //! are errors, named by their path. Secrets may be `env:NAME` or `file:PATH` and never come out again.
 
+mod credentials;
 mod file;
 
 use std::collections::BTreeMap;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::auth::{Access, Digest, Principal, digest_of};
+use crate::auth::Access;
 use crate::limits;
 use crate::limits::ledger::Budgets;
 use crate::provider::Provider;
@@ -61,28 +62,38 @@ impl Config {
     pub fn access(&self, open: bool, environment: &Environment) -> Result<Access> {
         let mut keys = BTreeMap::new();
         for (at, key) in self.auth.keys.iter().enumerate() {
-            let digest = key_digest(key, environment).with_context(|| format!("auth.keys[{at}]"))?;
-            let principal = Principal {
-                tenant: key.tenant.clone(),
-                user: key.user.clone(),
-                role: key.role,
-                sessions: key.sessions.clone(),
-                allowance: format!("{}/{}", key.tenant, key.user),
-                open: false,
-            };
-            keys.insert(digest, principal);
+            let digest = credentials::digest(key, environment).with_context(|| format!("auth.keys[{at}]"))?;
+            keys.insert(digest, credentials::principal(key).with_context(|| format!("auth.keys[{at}]"))?);
         }
+        let jwt = self.auth.jwt.as_ref().map(|jwt| credentials::jwt(jwt, environment));
+        let jwt = jwt.transpose().context("auth.jwt")?;
+        let credentials = !keys.is_empty() || jwt.is_some();
         let asked_for = open || self.auth.open;
-        let local = keys.is_empty() && !asked_for && self.server.listen.ip().is_loopback();
+        let local = !credentials && !asked_for && self.server.listen.ip().is_loopback();
         let open = asked_for || local;
-        if !open && keys.is_empty() {
+        if !open && !credentials {
             bail!(
-                "server.listen: {} can be reached by others and no credentials are configured; add auth.keys, or let \
-                 everyone in with --open",
+                "server.listen: {} can be reached by others and no credentials are configured; add auth.keys or \
+                 auth.jwt, or let everyone in with --open",
                 self.server.listen
             );
         }
-        Ok(Access { open: open && keys.is_empty(), local, keys })
+        Ok(Access { open: open && !credentials, local, keys, jwt })
+    }
+
+    /// With what TLS is served, if it is.
+    pub fn identity(&self) -> Result<Option<tls::Identity>> {
+        let TlsConfig { cert, key } = &self.tls;
+        let read = |name: &str, path: &Path| {
+            std::fs::read(path).with_context(|| format!("tls.{name}: cannot read {}", path.display()))
+        };
+        match (cert.as_os_str().is_empty(), key.as_os_str().is_empty()) {
+            (true, true) => Ok(None),
+            (false, false) => {
+                Ok(Some(tls::identity(&read("cert", cert)?, &read("key", key)?).context("tls")?))
+            }
+            _ => bail!("tls: give both cert and key"),
+        }
     }
 
     /// Providers and models: those of the file, and each provider whose key is in the environment.
@@ -251,24 +262,6 @@ fn inherit(table: &mut toml::Table) {
 fn literal(text: &str) -> toml::Value {
     let parsed = format!("value = {text}").parse::<toml::Table>().ok();
     parsed.and_then(|mut table| table.remove("value")).unwrap_or_else(|| text.into())
-}
-
-fn key_digest(key: &KeyConfig, environment: &Environment) -> Result<Digest> {
-    match (&key.key, &key.sha256) {
-        (Some(key), None) => Ok(digest_of(&secret(key, environment)?)),
-        (None, Some(hex)) => {
-            if hex.len() != 64 {
-                bail!("sha256 is not 64 hexadecimal digits");
-            }
-            let digits = hex
-                .as_bytes()
-                .chunks_exact(2)
-                .map(|pair| u8::from_str_radix(std::str::from_utf8(pair)?, 16).map_err(anyhow::Error::from));
-            let bytes = digits.collect::<Result<Vec<u8>>>().context("sha256 is not hexadecimal")?;
-            bytes.try_into().map_err(|_| anyhow::anyhow!("sha256 is not 64 hexadecimal digits"))
-        }
-        _ => bail!("give either key or sha256"),
-    }
 }
 
 fn endpoint(name: &str, config: &ProviderConfig, environment: &Environment) -> Result<Endpoint> {

@@ -31,11 +31,16 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use super::loan::{self, Lent, Loan, Terms};
+use super::secure::{Acceptor, Transport};
 use crate::relay::watch::Watchers;
 
 /// The other end of the connection, in every request's extensions.
 #[derive(Debug, Clone, Copy)]
-pub struct Peer(pub SocketAddr);
+pub struct Peer {
+    pub address: SocketAddr,
+    /// It speaks TLS with us.
+    pub tls: bool,
+}
 
 /// How a connection's queue drains into its socket.
 #[derive(Debug, Default)]
@@ -72,6 +77,7 @@ const H2_SEND_BUFFER: usize = 64 * 1024;
 pub async fn serve(
     listener: TcpListener,
     cores: Vec<Handle>,
+    acceptor: Acceptor,
     router: Router,
     tracker: TaskTracker,
     stop: CancellationToken,
@@ -83,7 +89,8 @@ pub async fn serve(
         };
         match accepted {
             Ok((socket, peer)) => {
-                tracker.spawn_on(connection(socket, peer, router.clone(), stop.clone()), core);
+                let connection = connection(socket, peer, acceptor.clone(), router.clone(), stop.clone());
+                tracker.spawn_on(connection, core);
             }
             Err(error) => {
                 // Out of file descriptors, mostly: others will close theirs.
@@ -95,20 +102,32 @@ pub async fn serve(
 }
 
 /// Runs where the socket is to live: only now is it registered with a runtime.
-async fn connection(socket: std::net::TcpStream, peer: SocketAddr, router: Router, stop: CancellationToken) {
+async fn connection(
+    socket: std::net::TcpStream,
+    peer: SocketAddr,
+    acceptor: Acceptor,
+    router: Router,
+    stop: CancellationToken,
+) {
     // Without it the kernel holds small writes back for 40 ms.
     let Ok(socket) = socket.set_nodelay(true).and_then(|()| TcpStream::from_std(socket)) else { return };
     let flushes = Arc::new(Flushes::default());
-    let edge = Edge { router, peer, flushes: flushes.clone() };
-    let mut socket = Socket { socket, flushes, ahead: Bytes::new() };
-    let preface = tokio::select! {
-        read = timeout(HEAD_TIMEOUT, socket.speaks_http2()) => read,
+    let opening = Box::pin(timeout(HEAD_TIMEOUT, open(socket, &acceptor, flushes.clone())));
+    let opened = tokio::select! {
+        opened = opening => opened,
         () = stop.cancelled() => return,
     };
     // What serves is boxed: while a viewer waits none of it is left.
-    let result = match preface {
-        Ok(Ok(true)) => Box::pin(http2(socket, edge, stop)).await,
-        Ok(Ok(false)) => http1(socket, edge, stop).await,
+    let result = match opened {
+        Ok(Ok((socket, http2))) => {
+            let peer = Peer { address: peer, tls: socket.transport.is_tls() };
+            let edge = Edge { router, peer, flushes };
+            if http2 {
+                Box::pin(self::http2(socket, edge, stop)).await
+            } else {
+                http1(socket, edge, stop).await
+            }
+        }
         Ok(Err(error)) => Err(error.into()),
         Err(late) => Err(late.into()),
     };
@@ -117,17 +136,29 @@ async fn connection(socket: std::net::TcpStream, peer: SocketAddr, router: Route
     }
 }
 
+/// Ready for requests, and whether they come over HTTP/2.
+async fn open(socket: TcpStream, acceptor: &Acceptor, flushes: Arc<Flushes>) -> io::Result<(Socket, bool)> {
+    let transport = acceptor.accept(socket).await?;
+    let agreed = transport.agreed_on_http2();
+    let mut socket = Socket { transport, flushes, ahead: Bytes::new() };
+    let http2 = match agreed {
+        Some(http2) => http2,
+        None => socket.speaks_http2().await?,
+    };
+    Ok((socket, http2))
+}
+
 /// What every request of a connection is answered with.
 #[derive(Clone)]
 struct Edge {
     router: Router,
-    peer: SocketAddr,
+    peer: Peer,
     flushes: Arc<Flushes>,
 }
 
 impl Edge {
     async fn answer(self, mut request: Request<Body>) -> Result<Response, Infallible> {
-        request.extensions_mut().insert(Peer(self.peer));
+        request.extensions_mut().insert(self.peer);
         request.extensions_mut().insert(self.flushes);
         self.router.oneshot(request).await
     }
@@ -202,7 +233,7 @@ async fn until_it_waits(
 
 /// A socket that counts its flushes, and may have been read further than was asked for.
 pub struct Socket {
-    socket: TcpStream,
+    transport: Transport,
     flushes: Arc<Flushes>,
     ahead: Bytes,
 }
@@ -214,7 +245,7 @@ impl Socket {
     async fn speaks_http2(&mut self) -> io::Result<bool> {
         let (mut begin, mut length) = ([0; PREFACE.len()], 0);
         let same = loop {
-            let read = self.socket.read(&mut begin[length..]).await?;
+            let read = self.transport.read(&mut begin[length..]).await?;
             length += read;
             if begin == *PREFACE {
                 break true;
@@ -235,7 +266,7 @@ impl Socket {
             }
             let mut bytes = [0; 64];
             let mut read = ReadBuf::new(&mut bytes);
-            if let Err(error) = ready!(Pin::new(&mut self.socket).poll_read(cx, &mut read)) {
+            if let Err(error) = ready!(Pin::new(&mut self.transport).poll_read(cx, &mut read)) {
                 return Poll::Ready(error);
             }
             if read.filled().is_empty() {
@@ -255,7 +286,7 @@ impl AsyncRead for Socket {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.ahead.is_empty() {
-            return Pin::new(&mut self.socket).poll_read(cx, buf);
+            return Pin::new(&mut self.transport).poll_read(cx, buf);
         }
         let length = self.ahead.len().min(buf.remaining());
         buf.put_slice(&self.ahead.split_to(length));
@@ -265,7 +296,7 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.socket).poll_write(cx, buf);
+        let written = Pin::new(&mut self.transport).poll_write(cx, buf);
         self.flushes.blocked.store(written.is_pending(), SeqCst);
         written
     }
@@ -275,18 +306,21 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
+        let written = Pin::new(&mut self.transport).poll_write_vectored(cx, bufs);
         self.flushes.blocked.store(written.is_pending(), SeqCst);
         written
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.socket.is_write_vectored()
+        self.transport.is_write_vectored()
     }
 
     /// Called once what was queued has been written: all of it on HTTP/1.1, a frame or more on HTTP/2.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.socket).poll_flush(cx))?;
+        let flushed = Pin::new(&mut self.transport).poll_flush(cx);
+        // With TLS bytes may be on their way that were taken already.
+        self.flushes.blocked.store(flushed.is_pending(), SeqCst);
+        ready!(flushed)?;
         self.flushes.count.fetch_add(1, SeqCst);
         if self.flushes.watchers.count() > 0 {
             self.flushes.watchers.wake_all();
@@ -295,6 +329,6 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(cx)
+        Pin::new(&mut self.transport).poll_shutdown(cx)
     }
 }

@@ -9,7 +9,9 @@ use axum::body::Body;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
+use crate::app::entry::Barred;
 use crate::app::start::StartError;
+use crate::app::tickets::TicketError;
 use crate::chat::Invalid;
 use crate::prompts::RenderError;
 use crate::relay::route::UnknownModel;
@@ -138,6 +140,33 @@ impl From<store::Error> for ApiError {
                 let message = "the server cannot reach its store";
                 ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", message)
             }
+        }
+    }
+}
+
+impl From<Barred> for ApiError {
+    fn from(barred: Barred) -> ApiError {
+        let message = barred.to_string();
+        match barred {
+            Barred::Refused(_) => ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", message),
+            // Rounded up: whoever waits exactly that long is let through.
+            Barred::TooMany { wait } => ApiError::limited("rate_limited", message, wait.as_secs() + 1),
+            Barred::NoKeys => {
+                let mut error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "keys_unavailable", message);
+                error.retry_after_s = Some(5);
+                error
+            }
+            Barred::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<TicketError> for ApiError {
+    fn from(error: TicketError) -> ApiError {
+        match error {
+            TicketError::NotFound => ApiError::not_found(error.to_string()),
+            TicketError::TooMuch | TicketError::OtherUser => ApiError::not_allowed(error.to_string()),
+            TicketError::Store(error) => error.into(),
         }
     }
 }

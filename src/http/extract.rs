@@ -5,22 +5,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
-use axum::extract::{FromRequest, FromRequestParts, Request, State};
-use axum::http::header::{AUTHORIZATION, HeaderMap};
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::header::HeaderMap;
 use axum::http::request::Parts;
 use axum::http::uri::Authority;
 use axum::http::{StatusCode, Uri, header};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value};
 
 use super::connection::Peer;
 use super::error::ApiError;
 use crate::app::App;
-use crate::auth::Principal;
+use crate::app::entry::Barred;
+use crate::auth::{Principal, Refused};
 use crate::log::LogId;
 
-/// Who is asking. Put there by [`authenticate`].
+/// Who is asking. Put there by `entry::authenticate`.
 #[derive(Debug, Clone)]
 pub struct Caller(pub Arc<Principal>);
 
@@ -28,48 +27,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Caller, ApiError> {
-        let missing =
-            || ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", crate::auth::Unauthorized.to_string());
-        parts.extensions.get::<Caller>().cloned().ok_or_else(missing)
+        parts.extensions.get::<Caller>().cloned().ok_or_else(|| Barred::from(Refused::Missing).into())
     }
-}
-
-/// Admits the caller, or answers 401 before anything else is looked at.
-pub async fn authenticate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
-    let credential = credential(request.headers()).map(str::to_owned).or_else(|| in_url(request.uri()));
-    match app.settings.load().access.admit(credential.as_deref()) {
-        Ok(mut principal) => {
-            if principal.open {
-                // Everyone is one user here: what they use up is counted by where they come from.
-                principal.allowance =
-                    household(address(request.extensions(), request.headers(), &app.edge.trusted_proxies));
-            }
-            request.extensions_mut().insert(Caller(Arc::new(principal)));
-            next.run(request).await
-        }
-        Err(error) => {
-            ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", error.to_string()).into_response()
-        }
-    }
-}
-
-/// SDKs send their key under one of these names; current Anthropic SDKs use the first like everyone else.
-fn credential(headers: &HeaderMap) -> Option<&str> {
-    let bearer = headers.get(AUTHORIZATION).and_then(|value| {
-        let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then_some(key.trim())
-    });
-    let named = || {
-        ["x-api-key", "x-goog-api-key", "api-key"].iter().find_map(|name| headers.get(*name)?.to_str().ok())
-    };
-    bearer.or_else(named)
-}
-
-/// Google's older clients put the key into the URL; nobody else may, since URLs are written down in many places.
-fn in_url(uri: &Uri) -> Option<String> {
-    let path = uri.path();
-    let google = path.starts_with("/v1beta/") || path == "/v1/models" || path.starts_with("/v1/models/");
-    google.then(|| parameter(uri.query()?, "key")).flatten()
 }
 
 /// The position that a request carries: the `Last-Event-ID` header, which wins, `?after=` or `?lastEventId=`, since a
@@ -154,7 +113,7 @@ async fn read_body(body: Body, limit: usize) -> Result<axum::body::Bytes, ApiErr
 pub fn address(extensions: &axum::http::Extensions, headers: &HeaderMap, trusted: &[IpAddr]) -> IpAddr {
     let peer = extensions
         .get::<Peer>()
-        .map_or(IpAddr::from([0, 0, 0, 0]), |Peer(address)| SocketAddr::ip(address).to_canonical());
+        .map_or(IpAddr::from([0, 0, 0, 0]), |peer| SocketAddr::ip(&peer.address).to_canonical());
     if !trusted.contains(&peer) {
         return peer;
     }
@@ -166,7 +125,7 @@ pub fn address(extensions: &axum::http::Extensions, headers: &HeaderMap, trusted
 }
 
 /// An address as one caller: a household has a whole IPv6 /64, whose addresses are free to mint.
-fn household(address: IpAddr) -> String {
+pub fn household(address: IpAddr) -> String {
     match address {
         IpAddr::V4(address) => address.to_string(),
         IpAddr::V6(address) => {

@@ -128,6 +128,8 @@ impl http_body::Body for Asked {
 
 /// Writes what is left of a body that was taken back. An error is one of the socket or of the body, which breaks off then.
 pub async fn write(socket: &mut Socket, mut body: Body) -> Result<(), BoxError> {
+    // With TLS the last bytes of what hyper wrote may still be on their way.
+    socket.flush().await?;
     loop {
         let frame = tokio::select! {
             biased;

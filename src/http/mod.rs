@@ -1,7 +1,7 @@
 //! The edge: speaks HTTP to people and programs. Knows no provider's socket and no store's engine.
 //!
 //! A request passes, outermost first: panics caught, request id and span and errors in the route's dialect
-//! (`envelope`), CORS (`origin`), the caller (`extract`), its rate (`rate`), the handler.
+//! (`envelope`), CORS (`origin`), the caller (`entry`), its rate (`rate`), the handler.
 
 mod ai_sdk;
 mod anthropic;
@@ -9,8 +9,10 @@ mod chat_stream;
 mod compat;
 pub mod connection;
 mod counted;
+mod entry;
 mod envelope;
 mod error;
+mod expiry;
 mod extract;
 mod gemini;
 mod loan;
@@ -22,10 +24,13 @@ mod prompts;
 pub mod rate;
 mod responses;
 mod router;
+pub mod secure;
 mod sessions;
 mod socket;
 mod sse;
+mod standing;
 mod streams;
+mod tickets;
 mod ui;
 mod usage;
 mod view;

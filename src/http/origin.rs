@@ -13,19 +13,22 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
+use super::connection::Peer;
 use super::envelope::{REQUEST_ID, X_REQUEST_ID};
 use super::error::ApiError;
 use super::extract::host;
 use crate::app::App;
 
-fn allowed(app: &App, origin: Option<&HeaderValue>, host: Option<&str>) -> bool {
+fn allowed(app: &App, origin: Option<&HeaderValue>, host: Option<&str>, peer: Option<&Peer>) -> bool {
     let Some(origin) = origin else { return true };
     let Ok(origin) = origin.to_str() else { return false };
     let Some((scheme, authority)) = origin.split_once("://") else { return false };
     if app.edge.allowed_origins.iter().any(|known| known == origin) {
         return true;
     }
-    let own = host == Some(authority) && matches!(scheme, "http" | "https");
+    // Without TLS of our own a proxy may have it: either scheme may be ours.
+    let plain = peer.is_none_or(|peer| !peer.tls);
+    let own = host == Some(authority) && (scheme == "https" || (plain && scheme == "http"));
     own || (app.settings.load().access.open && is_loopback(authority))
 }
 
@@ -48,7 +51,8 @@ fn is_loopback(authority: &str) -> bool {
 /// own name was pointed at us (DNS rebinding) would count as ours otherwise.
 pub async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let host = host(request.headers(), request.uri());
-    let refused = if !allowed(&app, request.headers().get(ORIGIN), host) {
+    let peer = request.extensions().get::<Peer>();
+    let refused = if !allowed(&app, request.headers().get(ORIGIN), host, peer) {
         Some("pages of this origin may not use this server: see server.allowed_origins")
     } else if app.settings.load().access.local && !host.is_none_or(|host| known_host(&app, host)) {
         Some(
@@ -83,7 +87,8 @@ pub fn cors(app: Arc<App>) -> CorsLayer {
     ];
     CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(move |origin, parts: &Parts| {
-            allowed(&app, Some(origin), host(&parts.headers, &parts.uri))
+            let host = host(&parts.headers, &parts.uri);
+            allowed(&app, Some(origin), host, parts.extensions.get::<Peer>())
         }))
         .allow_methods([Method::GET, Method::POST, Method::DELETE])
         // SDKs in browsers bring a dozen headers of their own; an allowed origin may send what it likes.

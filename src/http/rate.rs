@@ -17,6 +17,8 @@ use tower_governor::{GovernorError, GovernorLayer};
 
 use super::error::ApiError;
 use super::extract::Caller;
+use crate::app::entry::Barred;
+use crate::auth::Refused;
 
 #[derive(Debug, Clone)]
 pub struct ByCaller;
@@ -77,7 +79,6 @@ fn refuse(error: GovernorError) -> Response<Body> {
             }
             response
         }
-        _ => ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", crate::auth::Unauthorized.to_string())
-            .into_response(),
+        _ => ApiError::from(Barred::from(Refused::Missing)).into_response(),
     }
 }

@@ -11,8 +11,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 use super::error::ApiError;
 use super::rate::Rate;
 use super::{
-    ai_sdk, anthropic, chat_stream, compat, envelope, extract, gemini, models, ops, origin, poll, prompts,
-    responses, sessions, socket, streams, ui, usage,
+    ai_sdk, anthropic, chat_stream, compat, entry, envelope, gemini, models, ops, origin, poll, prompts,
+    responses, sessions, socket, streams, tickets, ui, usage,
 };
 use crate::app::App;
 
@@ -29,6 +29,8 @@ pub fn router(app: &Arc<App>, rate: Option<&Rate>) -> Router {
         .route("/v1/sessions", get(sessions::list))
         .route("/v1/sessions/{sid}", get(sessions::snapshot).delete(sessions::forget))
         .route("/v1/sessions/{sid}/events", get(sessions::events))
+        // credentials for URLs
+        .route("/v1/tickets", post(tickets::issue))
         // prompts
         .route("/v1/prompts", get(prompts::list))
         .route("/v1/prompts/{name}", get(prompts::show))
@@ -52,12 +54,14 @@ pub fn router(app: &Arc<App>, rate: Option<&Rate>) -> Router {
         .route("/api/chat", post(ai_sdk::chat))
         .route("/api/chat/{id}/stream", get(ai_sdk::resume))
         .route("/api/chat/{id}/stop", post(ai_sdk::stop));
-    let mut sockets = Router::new().route("/v1/sessions/{sid}/ws", get(socket::upgrade));
+    // A socket over HTTP/2 begins with CONNECT (RFC 8441).
+    let mut sockets =
+        Router::new().route("/v1/sessions/{sid}/ws", get(socket::upgrade).connect(socket::upgrade));
     // Outermost last: a request passes authentication, then its rate, then the handler.
     if let Some(rate) = rate {
         (api, sockets) = (api.route_layer(rate.layer()), sockets.route_layer(rate.layer()));
     }
-    let caller = from_fn_with_state(app.clone(), extract::authenticate);
+    let caller = from_fn_with_state(app.clone(), entry::authenticate);
     let refusals = from_fn_with_state(app.clone(), socket::refusals);
     let api = api.route_layer(caller.clone()).merge(sockets.route_layer(caller).route_layer(refusals));
     Router::new()

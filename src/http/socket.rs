@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
-use axum::extract::{FromRequestParts, Path, Request, State};
+use axum::extract::{Extension, FromRequestParts, Path, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use bytes::Bytes;
@@ -17,12 +17,15 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 
 use super::counted::Counted;
+use super::entry::{Household, OwesPosition};
 use super::envelope::jitter_ms;
 use super::error::ApiError;
+use super::expiry::{Term, Turn};
 use super::extract::Caller;
 use super::sessions;
+use super::standing::Standing;
 use crate::app::App;
-use crate::auth::{Principal, Role};
+use crate::auth::Role;
 use crate::hub::Session;
 use crate::hub::catchup::Arrival;
 use crate::hub::mirror::{Find, Mirror};
@@ -35,6 +38,7 @@ use crate::room::message::{self, Inbound, Presence, SUBPROTOCOL};
 const CREDENTIAL: u16 = 4001;
 const NOT_ALLOWED: u16 = 4003;
 const NO_SESSION: u16 = 4004;
+const EXPIRED: u16 = 4009;
 const OVERLOADED: u16 = 4100;
 const RATE: u16 = 4101;
 const TOO_MANY: u16 = 4106;
@@ -53,6 +57,8 @@ const HELLO_WAIT: Duration = Duration::from_secs(10);
 pub async fn upgrade(
     State(app): State<Arc<App>>,
     Caller(principal): Caller,
+    Extension(from): Extension<Household>,
+    owes: Option<Extension<OwesPosition>>,
     Path(name): Path<String>,
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, ApiError> {
@@ -64,7 +70,9 @@ pub async fn upgrade(
         let fresh = || ulid::Ulid::generate().to_string().to_lowercase();
         let member = session.roster().join(&principal.user, role, fresh);
         app.metrics.members.inc();
-        Box::pin(Viewer { app, principal, session, role, member }.serve(socket)).await;
+        let standing = Standing::new(principal, role, from);
+        let owes_position = owes.is_some();
+        Box::pin(Viewer { app, standing, owes_position, session, member }.serve(socket)).await;
         drop((held, token));
     }))
 }
@@ -116,16 +124,17 @@ async fn close(socket: &mut WebSocket, code: u16, reason: &str) {
 
 struct Viewer {
     app: Arc<App>,
-    principal: Arc<Principal>,
+    standing: Standing,
+    /// Its ticket was used before: it must hold a position of this session.
+    owes_position: bool,
     session: Arc<Session>,
-    role: Role,
     /// Its id in the roster.
     member: String,
 }
 
 impl Drop for Viewer {
     fn drop(&mut self) {
-        self.session.roster().leave(&self.principal.user);
+        self.session.roster().leave(&self.standing.principal().user);
         self.app.metrics.members.dec();
     }
 }
@@ -173,6 +182,7 @@ impl Viewer {
         // One timer that looks back when it fires: nothing is rearmed with every message.
         let alarm = sleep_until(Instant::now() + ping);
         tokio::pin!(closing, alarm);
+        let mut term = Term::new(self.standing.principal().expires_s, self.app.edge.expiry_grace);
         let (mut heard, mut asked) = (Instant::now(), None);
         loop {
             let news = std::future::poll_fn(|cx| {
@@ -190,6 +200,14 @@ impl Viewer {
                     heard = Instant::now();
                     let Some(message) = received else { return Ok(Goodbye::Left) };
                     self.receive(socket, message?).await?;
+                    term.renew(self.standing.principal().expires_s);
+                }
+                turn = term.turn() => {
+                    if turn == Turn::Over {
+                        return Ok(Goodbye::Close(EXPIRED, "the credential has expired"));
+                    }
+                    let grace_ms = self.app.edge.expiry_grace.as_millis() as u64;
+                    self.send(socket, Message::text(message::expired(grace_ms, now_ms()))).await?;
                 }
                 () = alarm.as_mut(), if !ping.is_zero() => {
                     if heard + ping > Instant::now() {
@@ -272,7 +290,7 @@ impl Viewer {
         let mirror = self.app.hub.mirror(&self.session).await.map_err(failed)?;
         let watch = mirror.watchers.join();
         let moment = mirror.snapshot();
-        let (mut resets, returning) = (Vec::new(), !after.is_empty());
+        let (mut resets, returning, held) = (Vec::new(), !after.is_empty(), after.len());
         // The room's own position; the others are streams'.
         if let Some(id) = after.remove(&self.session.name)
             && let Err(bad) = self.check_room(&id).await
@@ -282,6 +300,9 @@ impl Viewer {
         let mut arrival =
             Arrival::new(&self.app.relay, self.session.log, &after, &moment).await.map_err(failed)?;
         resets.append(&mut arrival.resets);
+        if self.owes_position && resets.len() >= held {
+            return Err(Goodbye::Close(CREDENTIAL, "this ticket was used"));
+        }
         if returning {
             self.app.metrics.resumed(resets.first().map_or("ok", |(_, bad)| bad.as_str()));
         }
@@ -304,8 +325,8 @@ impl Viewer {
         let (version, members) = (roster.version(), roster.members());
         Presence {
             member: self.member.clone(),
-            user: self.principal.user.clone(),
-            role: self.role,
+            user: self.standing.principal().user.clone(),
+            role: self.standing.role(),
             version,
             members,
         }
@@ -323,7 +344,11 @@ impl Viewer {
         let text = match message {
             Message::Text(text) => text,
             Message::Binary(_) => return Err(Goodbye::Close(NOT_TEXT, "text frames only")),
-            Message::Close(_) => return Err(Goodbye::Left),
+            Message::Close(_) => {
+                // Its answer is queued, and goes out with the next read.
+                drop(timeout(Duration::from_secs(1), socket.recv()).await);
+                return Err(Goodbye::Left);
+            }
             Message::Ping(_) | Message::Pong(_) => return Ok(()),
         };
         let answer = match message::parse(&text) {
@@ -334,6 +359,10 @@ impl Viewer {
                     message::error(id.as_deref(), "bad_request", "you have said hello", now_ms())
                 }
                 Inbound::Cancel { stream } => self.cancel(id.as_deref(), &stream).await,
+                Inbound::Auth(fresh) => match self.standing.renew(&self.app, &self.session, &fresh).await {
+                    Ok(()) => message::ack(id.as_deref(), now_ms()),
+                    Err((code, text)) => message::error(id.as_deref(), code, &text, now_ms()),
+                },
                 Inbound::Unknown { name } => {
                     let text = format!("there is no message type \"{name}\"");
                     message::error(id.as_deref(), "bad_request", &text, now_ms())
@@ -345,17 +374,21 @@ impl Viewer {
 
     async fn cancel(&self, id: Option<&str>, stream: &str) -> String {
         let refused = |code: &str, text: &str| message::error(id, code, text, now_ms());
+        if let Err((code, text)) = self.standing.may(&self.app, Role::Member) {
+            return refused(code, &text);
+        }
+        let principal = self.standing.principal();
         let Ok(log) = stream.parse() else { return refused("not_found", "there is no such stream") };
-        let Ok(facts) = self.app.readable(&self.principal, log).await else {
+        let Ok(facts) = self.app.readable(&principal, log).await else {
             return refused("not_found", "there is no such stream");
         };
         if facts.session.as_deref() != Some(&self.session.name) {
             return refused("not_found", "there is no such stream in this session");
         }
-        if self.app.may_end(&self.principal, &facts).await != Ok(true) {
+        if self.app.may_end(&principal, &facts).await != Ok(true) {
             return refused("not_allowed", "your role does not allow it to cancel this stream");
         }
-        if let Err(error) = self.app.relay.stop(log, &self.principal.user).await {
+        if let Err(error) = self.app.relay.stop(log, &principal.user).await {
             return refused("store_unavailable", &error.to_string());
         }
         message::ack(id, now_ms())

@@ -1,8 +1,10 @@
-//! How much one may have at a time: counted permits by key, given back when dropped. What one may spend is `ledger`.
+//! How much one may have at a time: counted permits by key, given back when dropped. What one may spend is `ledger`,
+//! and what wrong credentials cost is `strikes`.
 //!
 //! Rates are the governor's (`http::rate`); bytes are the store's. Pure: no clock, no I/O.
 
 pub mod ledger;
+pub mod strikes;
 
 use std::collections::HashMap;
 use std::hash::Hash;

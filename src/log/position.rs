@@ -6,6 +6,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
 /// Names a log, of a stream or of a session's room: a ULID, printed in lower case.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LogId(pub u128);
@@ -40,6 +42,18 @@ impl FromStr for LogId {
     fn from_str(text: &str) -> Result<LogId, Malformed> {
         let id = LogId(ulid::Ulid::from_string(text).map_err(|_| Malformed)?.0);
         if id.to_string() == text { Ok(id) } else { Err(Malformed) }
+    }
+}
+
+impl Serialize for LogId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for LogId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<LogId, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 

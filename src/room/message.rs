@@ -26,10 +26,26 @@ pub enum Inbound {
     Cancel {
         stream: String,
     },
+    /// Another credential of the same user, before the one it came in by ends.
+    Auth(Fresh),
     Ping,
     Unknown {
         name: String,
     },
+}
+
+/// A credential. Not to be printed.
+#[derive(Clone, PartialEq)]
+pub enum Fresh {
+    /// An API key or a token.
+    Token(String),
+    Ticket(String),
+}
+
+impl std::fmt::Debug for Fresh {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Fresh")
+    }
 }
 
 /// A message and its client's own id for it, which answers repeat.
@@ -64,6 +80,13 @@ pub fn parse(text: &str) -> Result<Envelope, String> {
         "cancel" => {
             let named = wire.data.get("stream").and_then(Value::as_str).map(str::to_owned);
             Inbound::Cancel { stream: named.or(wire.stream).ok_or("data.stream: is missing")? }
+        }
+        "auth" => {
+            let text = |field: &str| wire.data.get(field).and_then(Value::as_str).map(str::to_owned);
+            let token = text("token").map(Fresh::Token);
+            Inbound::Auth(
+                token.or_else(|| text("ticket").map(Fresh::Ticket)).ok_or("data.token: is missing")?,
+            )
         }
         "ping" => Inbound::Ping,
         other => Inbound::Unknown { name: other.to_owned() },
@@ -129,6 +152,14 @@ pub fn pong(id: Option<&str>, now_ms: u64) -> String {
 pub fn error(id: Option<&str>, code: &str, message: &str, now_ms: u64) -> String {
     json!({"type": "error", "id": id, "timestamp": now_ms,
            "data": {"code": code, "message": message, "retryable": false}})
+    .to_string()
+}
+
+/// The credential has expired: the socket is closed after `grace_ms` unless a fresh one comes.
+pub fn expired(grace_ms: u64, now_ms: u64) -> String {
+    json!({"type": "error", "id": null, "timestamp": now_ms,
+           "data": {"code": "expired", "message": "the credential has expired: send a fresh one with auth",
+                    "retryable": true, "grace_ms": grace_ms}})
     .to_string()
 }
 

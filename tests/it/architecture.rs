@@ -45,15 +45,19 @@ const RULES: [Rule; 22] = [
     },
     Rule {
         module: "http",
-        may: &["core", "store", "metrics", "telemetry", "relay", "hub", "app"],
+        may: &["core", "store", "metrics", "telemetry", "relay", "hub", "tls", "app"],
         must_not: &["reqwest", "moka", "redis"],
     },
     Rule {
         module: "app",
-        may: &["core", "store", "metrics", "telemetry", "relay", "hub", "config"],
+        may: &["core", "store", "metrics", "telemetry", "relay", "hub", "tls", "config"],
         must_not: &["axum", "hyper"],
     },
-    Rule { module: "reload", may: &["app", "config"], must_not: &["axum", "hyper", "moka", "redis"] },
+    Rule {
+        module: "reload",
+        may: &["auth", "app", "config", "tls"],
+        must_not: &["axum", "hyper", "moka", "redis"],
+    },
     // Only what composes the modules' options.
     Rule {
         module: "config",

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
 
 use crate::harness::soon;
 
@@ -10,6 +11,8 @@ pub struct Binary {
     child: Child,
     /// Where it listens.
     pub address: String,
+    /// What it has said so far, line by line.
+    said: Arc<Mutex<Vec<String>>>,
 }
 
 impl Drop for Binary {
@@ -46,13 +49,15 @@ impl Binary {
         command.args(["serve", "--listen", address]).args(arguments).envs(environment.iter().copied());
         let mut child = command.spawn().unwrap();
         // It says where it listens, on whichever of the two it logs to.
+        let said = Arc::new(Mutex::new(Vec::new()));
         let (sender, mut lines) = tokio::sync::mpsc::unbounded_channel();
         let outputs: [Box<dyn Read + Send>; 2] =
             [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
         for output in outputs {
-            let sender = sender.clone();
+            let (sender, said) = (sender.clone(), said.clone());
             std::thread::spawn(move || {
                 for line in BufReader::new(output).lines().map_while(Result::ok) {
+                    said.lock().unwrap().push(line.clone());
                     let _test_over = sender.send(line);
                 }
             });
@@ -73,7 +78,21 @@ impl Binary {
             }
         })
         .await;
-        Binary { child, address }
+        Binary { child, address, said }
+    }
+
+    /// Waits for its end, which must be a good one; all that it said.
+    pub async fn exit_saying(self) -> String {
+        let said = self.said.clone();
+        assert!(self.exit().await.success());
+        // Two threads read it; each lets go at the end.
+        crate::harness::eventually("its last words", || Arc::strong_count(&said) == 1).await;
+        Arc::into_inner(said).unwrap().into_inner().unwrap().join("\n")
+    }
+
+    pub async fn until_it_says(&self, words: &str) {
+        let says = || self.said.lock().unwrap().iter().any(|line| line.contains(words));
+        crate::harness::eventually(words, says).await;
     }
 
     /// Sends it a signal by name.

@@ -4,12 +4,11 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use relaystream::auth::{Role, digest_of};
 use relaystream::config::{Config, Environment};
 use relaystream::provider::Provider;
 use toml::{Table, Value};
 
-fn environment(pairs: &[(&str, &str)]) -> Environment {
+pub fn environment(pairs: &[(&str, &str)]) -> Environment {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
@@ -19,12 +18,12 @@ fn file(text: &str) -> tempfile::NamedTempFile {
     file
 }
 
-fn load(text: &str, pairs: &[(&str, &str)]) -> anyhow::Result<Config> {
+pub fn load(text: &str, pairs: &[(&str, &str)]) -> anyhow::Result<Config> {
     Config::load(Some(file(text).path()), &environment(pairs))
 }
 
 /// The message as `relaystream check` prints it, causes included.
-fn refusal<T>(result: anyhow::Result<T>) -> String {
+pub fn refusal<T>(result: anyhow::Result<T>) -> String {
     match result {
         Ok(_) => panic!("accepted"),
         Err(error) => format!("{error:#}"),
@@ -126,6 +125,10 @@ fn the_example_uncommented_names_every_key_there_is() {
         "auth.keys[].tenant",
         "auth.keys[].role",
         "auth.keys[].sessions",
+        "auth.jwt.alg",
+        "auth.jwt.secret",
+        "auth.jwt.pem",
+        "auth.jwt.jwks_url",
         "models.fast.targets[].provider",
         "models.fast.targets[].model",
         "models.fast.targets[].weight",
@@ -400,55 +403,6 @@ fn secrets_come_from_where_they_are_said_to_be() {
         "[providers.p]\ndialect = \"openai-chat\"\nbase_url = \"http://x/v1\"\nkeys = [\"file:/no/such\"]\n";
     let message = refusal(load(gone, &[]).expect("parses").routes(&Environment::new()));
     assert!(message.contains("providers.p") && message.contains("/no/such"), "{message}");
-}
-
-#[test]
-fn keys_become_principals() {
-    let digest: String = digest_of("hashed").iter().map(|byte| format!("{byte:02x}")).collect();
-    let text = format!(
-        "[[auth.keys]]\nkey = \"env:ALICE\"\nuser = \"alice\"\n\
-         [[auth.keys]]\nsha256 = \"{digest}\"\nuser = \"bob\"\ntenant = \"t\"\nrole = \"viewer\"\nsessions = [\"*\"]\n"
-    );
-    let variables = environment(&[("ALICE", "a-key")]);
-    let access = load(&text, &[]).expect("parses").access(false, &variables).expect("keys");
-    assert!(!access.open);
-    let alice = access.admit(Some("a-key")).expect("her key");
-    assert_eq!((alice.tenant.as_str(), alice.user.as_str(), alice.role), ("default", "alice", Role::Owner));
-    let bob = access.admit(Some("hashed")).expect("his key");
-    assert_eq!((bob.tenant.as_str(), bob.role, bob.sessions.len()), ("t", Role::Viewer, 1));
-    assert!(access.admit(None).is_err() && access.admit(Some(&digest)).is_err(), "a digest is no key");
-    for (keys, expected) in [
-        ("user = \"u\"\n", "key or sha256"),
-        ("user = \"u\"\nkey = \"k\"\nsha256 = \"00\"\n", "key or sha256"),
-        ("user = \"u\"\nsha256 = \"00\"\n", "sha256"),
-        ("user = \"u\"\nsha256 = \"zz\"\n", "sha256"),
-        ("user = \"u\"\nkey = \"env:NOBODY\"\n", "NOBODY"),
-    ] {
-        let config = load(&format!("[[auth.keys]]\n{keys}"), &[]).expect("parses");
-        let message = refusal(config.access(false, &variables));
-        assert!(message.contains("auth.keys[0]") && message.contains(expected), "{keys}: {message}");
-    }
-    let odd = format!("[[auth.keys]]\nuser = \"u\"\nsha256 = \"{digest}0\"\n");
-    assert!(load(&odd, &[]).expect("parses").access(false, &variables).is_err(), "65 digits are no digest");
-}
-
-#[test]
-fn open_access_stays_at_home() {
-    let access = |listen: &str, extra: &str, open: bool| {
-        let text = format!("[server]\nlisten = \"{listen}\"\n{extra}");
-        load(&text, &[]).expect("parses").access(open, &Environment::new())
-    };
-    for home in ["127.0.0.1:0", "127.3.2.1:80", "[::1]:8080"] {
-        assert!(access(home, "", false).expect("loopback").open, "{home}");
-    }
-    for away in ["0.0.0.0:80", "[::]:80", "192.168.1.5:80", "[::ffff:10.0.0.1]:80"] {
-        let message = refusal(access(away, "", false));
-        assert!(message.contains("server.listen") && message.contains("--open"), "{message}");
-        assert!(access(away, "", true).expect("--open").open);
-        assert!(access(away, "[auth]\nopen = true\n", false).expect("auth.open").open);
-        let keyed = access(away, "[[auth.keys]]\nkey = \"k\"\nuser = \"u\"\n", true).expect("keys");
-        assert!(!keyed.open, "with keys, access is not open, whatever was said");
-    }
 }
 
 #[test]

@@ -19,6 +19,7 @@ mod heard;
 mod seed;
 mod watchers;
 
+mod access;
 mod ai_sdk_parts;
 mod anthropic;
 mod api;

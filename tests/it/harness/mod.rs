@@ -17,10 +17,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use relaystream::app::{App, settings, store};
-use relaystream::config::Config;
+use relaystream::app::{App, Settings, settings, store};
+use relaystream::config::{Config, Environment};
 use relaystream::http::rate::Rate;
+use relaystream::http::secure::Acceptor;
 use relaystream::http::{connection, router};
+use relaystream::reload::key_sets;
 use relaystream::store::Store;
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -104,16 +106,13 @@ impl Server {
         config: &str,
         environment: &[(&str, &str)],
     ) -> Server {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        file.write_all(config.as_bytes()).unwrap();
         let environment: BTreeMap<String, String> =
             environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let mut config = Config::load(Some(file.path()), &environment).unwrap();
+        let (mut config, settings) = read(config, &environment);
         let data = tempfile::tempdir().unwrap();
         if config.store.path == Config::default().store.path {
             config.store.path = data.path().to_owned();
         }
-        let settings = settings(&config, false, &environment).unwrap();
         let store = store.unwrap_or_else(|| store::open(&config, &environment).unwrap());
         let app = App::new(&config, settings, store);
         let rate = Rate::new(app.limits.requests_per_minute);
@@ -121,9 +120,24 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        app.tracker.spawn(connection::serve(listener, cores, router, app.tracker.clone(), stop.clone()));
+        let acceptor = Acceptor::new(&app).unwrap();
+        app.tracker.spawn(connection::serve(
+            listener,
+            cores,
+            acceptor,
+            router,
+            app.tracker.clone(),
+            stop.clone(),
+        ));
+        app.tracker.spawn(stop.clone().run_until_cancelled_owned(key_sets::keep(app.clone())));
         let client = relaystream::tls::client().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         Server { app, address, client, stop, finished: false, _data: data }
+    }
+
+    /// Lets another configuration file's text hold, as far as that needs no restart.
+    pub fn reload(&self, config: &str) {
+        let (_, settings) = read(config, &BTreeMap::new());
+        self.app.settings.store(Arc::new(settings));
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -260,6 +274,14 @@ impl Drop for Server {
             panic!("a test must end with Server::finish()");
         }
     }
+}
+
+fn read(text: &str, environment: &Environment) -> (Config, Settings) {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    let config = Config::load(Some(file.path()), environment).unwrap();
+    let settings = settings(&config, false, environment).unwrap();
+    (config, settings)
 }
 
 fn metric(exposition: &str, name: &str) -> f64 {

@@ -28,8 +28,12 @@ pub enum Received {
 impl Socket {
     /// Opens the session's socket. A refusal is its HTTP status.
     pub async fn open(server: &Server, session: &str, headers: &[(&str, &str)]) -> Result<Socket, u16> {
-        let url = format!("ws://{}/v1/sessions/{session}/ws", server.address);
-        let mut request = url.into_client_request().unwrap();
+        Socket::open_at(server, &format!("/v1/sessions/{session}/ws"), headers).await
+    }
+
+    /// Opens the socket at this path and query.
+    pub async fn open_at(server: &Server, path: &str, headers: &[(&str, &str)]) -> Result<Socket, u16> {
+        let mut request = format!("ws://{}{path}", server.address).into_client_request().unwrap();
         for (name, value) in headers {
             let name = HeaderName::try_from(*name).unwrap();
             request.headers_mut().insert(name, HeaderValue::try_from(*value).unwrap());
@@ -52,6 +56,12 @@ impl Socket {
     pub async fn hello(&mut self, after: &[(&str, &str)]) {
         let after: BTreeMap<_, _> = after.iter().copied().collect();
         self.say(&json!({"type": "hello", "data": {"after": after}})).await;
+    }
+
+    /// Says hello without positions to a server that may have closed already.
+    pub async fn hello_unheard(&mut self) {
+        let hello = json!({"type": "hello", "data": {}}).to_string();
+        let _closed_already = soon("to be heard", self.inner.send(Message::text(hello))).await;
     }
 
     pub async fn say(&mut self, message: &Value) {

@@ -1,8 +1,11 @@
-//! Reloads what can change without a restart: credentials, providers and models, prompts.
+//! Reloads what can change without a restart: credentials, certificates, providers and models, prompts.
 //!
-//! On SIGHUP, and when the configuration file or a prompt changes. Checked first; a bad one is reported and the last
+//! On SIGHUP, and when the configuration file, a certificate or a prompt changes. Checked first; a bad one is reported and the last
 //! good one kept. Folders are watched rather than files: editors and mounted volumes replace files.
 
+pub mod key_sets;
+
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -37,8 +40,10 @@ pub async fn watch(
     // One slot: what matters is that something changed, not how often.
     let (changed, mut changes) = mpsc::channel(1);
     let prompts = config.prompts.path;
-    let _watcher = watcher(&watched, &prompts, changed.clone());
-    let mut seen = content(&watched, &prompts);
+    let named = [watched.file.clone().unwrap_or_default(), config.tls.cert, config.tls.key];
+    let files: Vec<PathBuf> = named.into_iter().filter(|path| !path.as_os_str().is_empty()).collect();
+    let _watcher = watcher(&files, &prompts, changed.clone());
+    let mut seen = content(&files, &prompts);
     loop {
         let asked = tokio::select! {
             _ = hangup.recv() => true,
@@ -49,7 +54,7 @@ pub async fn watch(
             }
         };
         // Other files live in these folders too, perhaps our own log: only what we read counts.
-        let now = content(&watched, &prompts);
+        let now = content(&files, &prompts);
         if asked || now != seen {
             reload(&app, &watched, &environment);
         }
@@ -57,17 +62,17 @@ pub async fn watch(
     }
 }
 
-/// What is in the configuration file and the prompts, as far as it can be read.
-fn content(watched: &Watched, prompts: &Path) -> Vec<(PathBuf, Option<Vec<u8>>)> {
+/// What is in these files and the prompts, as far as it can be read.
+fn content(files: &[PathBuf], prompts: &Path) -> Vec<(PathBuf, Option<Vec<u8>>)> {
     let entries = std::fs::read_dir(prompts).into_iter().flatten().flatten().map(|entry| entry.path());
     let prompts = entries.filter(|path| path.extension().is_some_and(|extension| extension == "prompt"));
-    let mut files: Vec<_> = watched.file.iter().cloned().chain(prompts).collect();
+    let mut files: Vec<_> = files.iter().cloned().chain(prompts).collect();
     files.sort();
     files.into_iter().map(|path| (path.clone(), std::fs::read(path).ok())).collect()
 }
 
 fn watcher(
-    watched: &Watched,
+    files: &[PathBuf],
     prompts: &Path,
     changed: mpsc::Sender<()>,
 ) -> Option<notify::RecommendedWatcher> {
@@ -80,9 +85,9 @@ fn watcher(
     .ok()?;
     let folder =
         |file: &Path| file.parent().filter(|folder| !folder.as_os_str().is_empty()).map(Path::to_owned);
-    let config = watched.file.as_deref().map(|file| folder(file).unwrap_or_else(|| PathBuf::from(".")));
+    let folders = files.iter().map(|file| folder(file).unwrap_or_else(|| PathBuf::from(".")));
     let prompts = Some(prompts.to_owned()).filter(|path| !path.as_os_str().is_empty());
-    for path in config.into_iter().chain(prompts) {
+    for path in folders.chain(prompts).collect::<BTreeSet<_>>() {
         if let Err(error) = watcher.watch(&path, RecursiveMode::NonRecursive) {
             warn!(%error, path = %path.display(), "a folder is not watched");
         }
@@ -93,7 +98,10 @@ fn watcher(
 fn reload(app: &App, watched: &Watched, environment: &Environment) {
     let loaded = Config::load(watched.file.as_deref(), environment).and_then(|mut config| {
         config.server.listen = watched.listen.unwrap_or(config.server.listen);
-        settings(&config, watched.open, environment)
+        let settings = settings(&config, watched.open, environment)?;
+        let (tls, now) = (app.settings.load().identity.is_some(), settings.identity.is_some());
+        anyhow::ensure!(tls == now, "tls: it cannot be switched on or off without a restart");
+        Ok(settings)
     });
     match loaded {
         Ok(settings) => {

@@ -1,0 +1,80 @@
+//! What a socket's client is in its session, and may do now. Its credential may end before it leaves: then it may only
+//! watch, for a grace, until it has sent a fresh one.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::entry::Household;
+use crate::app::App;
+use crate::app::entry::{Barred, now_s};
+use crate::auth::{Principal, Role};
+use crate::hub::Session;
+use crate::room::message::Fresh;
+
+pub struct Standing {
+    held: Mutex<(Arc<Principal>, Role)>,
+    from: Household,
+}
+
+/// Why something was not done: a code and words.
+pub type Refusal = (&'static str, String);
+
+impl Standing {
+    pub fn new(principal: Arc<Principal>, role: Role, from: Household) -> Standing {
+        Standing { held: Mutex::new((principal, role)), from }
+    }
+
+    pub fn principal(&self) -> Arc<Principal> {
+        self.held().0.clone()
+    }
+
+    pub fn role(&self) -> Role {
+        self.held().1
+    }
+
+    /// Whether it may do what takes this role.
+    pub fn may(&self, app: &App, least: Role) -> Result<(), Refusal> {
+        let principal = self.principal();
+        if !app.settings.load().access.knows(&principal) {
+            return Err(("unauthorized", "this credential is no longer valid here".into()));
+        }
+        if principal.expired(now_s()) {
+            return Err(("unauthorized", "the credential has expired: send a fresh one with auth".into()));
+        }
+        match self.role() >= least {
+            true => Ok(()),
+            false => Err(("not_allowed", "your role in this session does not allow it".into())),
+        }
+    }
+
+    /// Takes a fresh credential of the same user. With a bad one everything stays as it is.
+    pub async fn renew(&self, app: &App, session: &Session, fresh: &Fresh) -> Result<(), Refusal> {
+        let admitted = match fresh {
+            Fresh::Token(token) => app.admit(Some(token), &self.from.0).await,
+            Fresh::Ticket(ticket) => {
+                app.admit_ticket(ticket, &self.from.0, None).await.map(|entrant| entrant.principal)
+            }
+        };
+        let principal = admitted.map_err(|barred| {
+            let code = match barred {
+                Barred::Refused(_) => "unauthorized",
+                Barred::TooMany { .. } => "rate_limited",
+                Barred::NoKeys => "keys_unavailable",
+                Barred::Store(_) => "store_unavailable",
+            };
+            (code, barred.to_string())
+        })?;
+        let before = self.principal();
+        if (&principal.tenant, &principal.user) != (&before.tenant, &before.user) {
+            return Err(("not_allowed", "this credential is another user's".into()));
+        }
+        let role = principal.role_in(&session.name, &session.owner);
+        let role =
+            role.ok_or_else(|| ("not_found", "this credential does not open this session".to_owned()))?;
+        *self.held() = (Arc::new(principal), role);
+        Ok(())
+    }
+
+    fn held(&self) -> MutexGuard<'_, (Arc<Principal>, Role)> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
