@@ -25,6 +25,19 @@ LIMIT := ulimit -Sn 20000 2>/dev/null || ulimit -Sn "$$(ulimit -Hn)"
 # Says what runs: a recipe is one script (.ONESHELL), which make itself would print whole.
 RUN := run() { echo "+ $$*"; "$$@"; }
 
+COMMA := ,
+
+# $(call debian,PACKAGES,WORDS): installs them by apt-get, or says these words.
+define debian
+	if ! command -v apt-get >/dev/null; then
+		echo "$(2)" >&2
+		exit 1
+	fi
+	sudo=$$([ "$$(id -u)" = 0 ] || echo sudo)
+	$$sudo apt-get update -qq
+	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(1)
+endef
+
 # $(call tool,NAME,VERSION,FLAGS): cargo-NAME, from PATH or built here. Unoptimised: they run for a second, and
 # their release profiles (one codegen unit, link-time optimisation) would take longer than all of our tests.
 define tool
@@ -67,13 +80,7 @@ chromium:
 	@if command -v chromium >/dev/null || command -v chromium-browser >/dev/null || [ -n "$${CHROMIUM:-}" ]; then
 		exit 0
 	fi
-	if ! command -v apt-get >/dev/null; then
-		echo "the tests need Chromium: install it, or name one with CHROMIUM=/path/to/chromium" >&2
-		exit 1
-	fi
-	sudo=$$([ "$$(id -u)" = 0 ] || echo sudo)
-	$$sudo apt-get update -qq
-	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium
+	$(call debian,chromium,the tests need Chromium: install it$(COMMA) or name one with CHROMIUM=/path/to/chromium)
 
 # Debian's: redis-sentinel is a package of its own.
 .PHONY: redis
@@ -81,13 +88,7 @@ redis:
 	@if command -v redis-server >/dev/null && command -v redis-sentinel >/dev/null; then
 		exit 0
 	fi
-	if ! command -v apt-get >/dev/null; then
-		echo "the tests need redis-server and redis-sentinel, version 7 or later: install them" >&2
-		exit 1
-	fi
-	sudo=$$([ "$$(id -u)" = 0 ] || echo sudo)
-	$$sudo apt-get update -qq
-	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends redis-server redis-sentinel
+	$(call debian,redis-server redis-sentinel,the tests need redis-server and redis-sentinel$(COMMA) version 7 or later: install them)
 
 .PHONY: bench
 bench: ## Measure the performance budget beside nginx and nchan, write BENCHMARKS.md

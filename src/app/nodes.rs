@@ -29,8 +29,12 @@ impl App {
         }
     }
 
-    /// Takes over what is left behind, and hears what other processes ask for, for as long as it is polled.
+    /// Takes over what is left behind, and hears what other nodes ask for, for as long as it is polled. Alone, a process has
+    /// nobody to hear.
     pub async fn cooperate(self: Arc<Self>) {
+        if !self.has_peers() {
+            return;
+        }
         let signals = async {
             loop {
                 if let Err(error) = self.relay.exchange_signals().await {
@@ -49,9 +53,9 @@ impl App {
         };
         let budgets = async {
             let mut tick = tokio::time::interval(TICK);
-            while self.shares_limits() {
+            loop {
                 tick.tick().await;
-                for (key, account) in self.ledger.accounts() {
+                for (key, account) in self.ledger.in_use() {
                     if let Err(error) = self.share_budget(&key, &account).await {
                         tracing::warn!(%error, "budgets cannot be told to other nodes");
                         break;
@@ -62,13 +66,13 @@ impl App {
         tokio::join!(signals, orphans, budgets);
     }
 
-    fn shares_limits(&self) -> bool {
+    fn has_peers(&self) -> bool {
         self.relay.store.span() == Span::Nodes
     }
 
     /// Tells other nodes what a user has spent here, and hears what it has spent there.
-    pub(super) async fn share_budget(&self, key: &str, account: &Account) -> Result<(), store::Error> {
-        if !self.shares_limits() {
+    pub async fn share_budget(&self, key: &str, account: &Account) -> Result<(), store::Error> {
+        if !self.has_peers() {
             return Ok(());
         }
         let untold = account.untold();
@@ -88,7 +92,7 @@ impl App {
     /// `uncount`, whoever writes it by then.
     pub(super) async fn count(&self, allowance: &str, id: LogId) -> Result<bool, store::Error> {
         let limit = self.limits.running_streams_per_user;
-        if limit == 0 || !self.shares_limits() {
+        if limit == 0 || !self.has_peers() {
             return Ok(true);
         }
         let store = &self.relay.store;
@@ -102,7 +106,7 @@ impl App {
     }
 
     pub(super) async fn uncount(&self, allowance: &str, id: LogId) -> Result<(), store::Error> {
-        if !self.shares_limits() {
+        if !self.has_peers() {
             return Ok(());
         }
         self.relay.store.release(&format!("running/{allowance}/{id}"), "").await
@@ -150,7 +154,7 @@ impl App {
         let permit = self.running_permits.take(&plan.allowance);
         let account = self.ledger.account(&plan.allowance);
         let (allowance, hold) = (plan.allowance.clone(), plan.hold.clone());
-        let created = self.relay.adopt(&orphan, plan, facts, route, account).await?;
+        let created = self.relay.adopt(&orphan, plan, route, account).await?;
         self.settle(allowance, hold, created.running.clone());
         if let Some(session) = session {
             self.hub.reopened(&session, created.running.clone()).await?;

@@ -14,7 +14,7 @@ use crate::relay::retelling::Retelling;
 use crate::relay::route::{Route, Target, UnknownModel};
 use crate::relay::running::{OnDisconnect, Running};
 use crate::relay::tail::End;
-use crate::relay::{Facts, Hold, Plan, Spec, since_start};
+use crate::relay::{Errand, Facts, Hold, Plan, Spec, random, since_start};
 use crate::store::{self, Claim};
 use crate::surface::opening;
 
@@ -121,11 +121,13 @@ impl App {
     }
 
     async fn begin(self: &Arc<Self>, principal: &Principal, mut wish: Wish) -> Result<Started, StartError> {
-        let mut print = wish.print();
-        let mut key =
-            wish.idempotency_key.as_deref().map(|key| format!("idempotency/{}/{key}", principal.key()));
-        if let Some(key) = &key
-            && let Some(started) = self.earlier(key, &print).await?
+        let mut hold = wish.idempotency_key.as_deref().map(|key| Hold {
+            key: format!("idempotency/{}/{key}", principal.key()),
+            print: wish.print(),
+            cache: false,
+        });
+        if let Some(hold) = &hold
+            && let Some(started) = self.earlier(&hold.key, &hold.print).await?
         {
             return Ok(started);
         }
@@ -141,10 +143,10 @@ impl App {
         let mut retelling = None;
         if cache {
             // Of what is asked of providers: another prompt asks for something else.
-            print = wish.print();
-            let shared = format!("cache/{}/{print}", principal.key());
-            match self.earlier(&shared, &print).await? {
-                None => key = Some(shared),
+            let print = wish.print();
+            let key = format!("cache/{}/{print}", principal.key());
+            match self.earlier(&key, &print).await? {
+                None => hold = Some(Hold { key, print, cache }),
                 Some(hit) => {
                     let pace = route.policy.cache_tokens_per_s;
                     retelling = self.retelling(hit.id, pace).await?.filter(|_| wish.request.stream);
@@ -155,7 +157,6 @@ impl App {
             }
         }
         let (hit, session) = (retelling.is_some(), wish.session.clone());
-        let hold = key.map(|key| Hold { key, print, cache });
         let spec = self.spec(principal, wish, route, hold.clone(), retelling).await?;
         let session = self.session(principal, session.as_deref()).await?;
         let allowance = &principal.allowance;
@@ -203,17 +204,8 @@ impl App {
             allowance: principal.allowance.clone(),
             hold,
         };
-        Ok(Spec {
-            plan,
-            ask,
-            route,
-            facts,
-            message: wish.message,
-            account,
-            retelling,
-            response: wish.response,
-            known_as: wish.known_as,
-        })
+        let errand = Errand { plan, ask, route, account, retelling, known_as: wish.known_as };
+        Ok(Spec { errand, facts, message: wish.message, response: wish.response })
     }
 
     /// A kept answer that is to be told at a pace; None: it can be read as it is, at once or while it runs.
@@ -318,11 +310,6 @@ impl App {
             }
         });
     }
-}
-
-/// From 0 to 1. An id's random bits are as good as any.
-fn random() -> f64 {
-    f64::from(ulid::Ulid::generate().0 as u32) / f64::from(u32::MAX)
 }
 
 /// What a claim says: which stream, and for which request.

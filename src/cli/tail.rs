@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::event::{Done, Status};
+use crate::relay::random;
 use crate::sse::Parser;
 use crate::tls;
 
@@ -242,7 +243,7 @@ impl Reader {
     fn wait(&self, in_vain: u32) -> Duration {
         let first = self.retry.unwrap_or(FIRST_WAIT).clamp(FIRST_WAIT, LONGEST_WAIT);
         let ceiling = first.saturating_mul(1 << in_vain.min(16)).min(LONGEST_WAIT);
-        ceiling.mul_f64(f64::from(ulid::Ulid::generate().0 as u32) / f64::from(u32::MAX))
+        ceiling.mul_f64(random())
     }
 
     #[expect(clippy::print_stdout, reason = "the text is this command's result")]

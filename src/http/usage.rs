@@ -19,6 +19,7 @@ pub async fn usage(State(app): State<Arc<App>>, Caller(principal): Caller) -> Re
         ));
     }
     let account = app.ledger.account(&principal.allowance);
+    app.share_budget(&principal.allowance, &account).await?;
     let [minute, day] = account.left(since_start());
     let mut usage = json!(account.spent());
     usage["budgets"] = json!({"minute": minute, "day": day});

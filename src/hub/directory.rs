@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Hub, Session, lock};
-use crate::log::{LogId, Page, Position};
+use crate::log::{Page, Position};
 use crate::relay::running::Running;
 use crate::room::{Kind, Seat};
 use crate::store::{self, Claim};
@@ -21,19 +21,17 @@ const PREFIX: &str = "session/";
 
 /// What the store keeps under a session's name.
 #[derive(Serialize, Deserialize)]
-pub struct Listing {
+struct Listing {
     log: String,
     owner: String,
     created_ms: u64,
 }
 
 impl Listing {
-    pub fn new(log: LogId, owner: &str, created_ms: u64) -> Listing {
-        Listing { log: log.to_string(), owner: owner.to_owned(), created_ms }
-    }
-
-    fn text(&self) -> String {
-        serde_json::to_string(self).expect("a listing has string keys")
+    fn of(session: &Session) -> String {
+        let Session { log, owner, created_ms, .. } = session;
+        let listing = Listing { log: log.to_string(), owner: owner.clone(), created_ms: *created_ms };
+        serde_json::to_string(&listing).expect("a listing has string keys")
     }
 
     /// None: another version's.
@@ -43,7 +41,7 @@ impl Listing {
     }
 }
 
-/// A tenant's name may hold anything but a slash ends it: names of sessions hold none.
+/// Neither name holds a slash.
 fn key(tenant: &str, name: &str) -> String {
     format!("{PREFIX}{tenant}/{name}")
 }
@@ -67,7 +65,7 @@ impl Hub {
     /// Lists a new session; or returns the one that somebody else was faster with.
     pub(super) async fn announce(&self, session: Session) -> Result<Arc<Session>, store::Error> {
         let (tenant, name) = (session.tenant.clone(), session.name.clone());
-        let listing = Listing::new(session.log, &session.owner, session.created_ms).text();
+        let listing = Listing::of(&session);
         loop {
             match self.relay.store.claim(&key(&tenant, &name), &listing, LISTED).await? {
                 Claim::Won => return Ok(self.insert(session)),
@@ -89,8 +87,7 @@ impl Hub {
 
     /// Takes the session's name from the list.
     pub(super) async fn unlist(&self, session: &Session) -> Result<(), store::Error> {
-        let listing = Listing::new(session.log, &session.owner, session.created_ms).text();
-        self.relay.store.release(&key(&session.tenant, &session.name), &listing).await
+        self.relay.store.release(&key(&session.tenant, &session.name), &Listing::of(session)).await
     }
 
     /// Names of the tenant's sessions.

@@ -40,8 +40,9 @@ impl Hub {
     }
 
     async fn sweep_one(&self, session: &Session) -> Result<(), store::Error> {
-        self.forget_ended(session).await?;
-        if session.viewers() > 0 || self.keeps_something(session).await? {
+        let kept = self.forget_ended(session).await?;
+        let runs = || session.streams().iter().any(|(_, entry)| entry.closed.is_none());
+        if session.viewers() > 0 || kept || runs() {
             return self.tell_alive(session).await;
         }
         let (ttl, idle) = (self.options.empty_ttl, lock(&session.alive).at.elapsed());
@@ -55,9 +56,9 @@ impl Hub {
         self.forget(session, "policy").await
     }
 
-    /// Forgets ended streams that are not kept any more: the oldest ones, and one of all in turn. Each look may go to
-    /// Redis.
-    async fn forget_ended(&self, session: &Session) -> Result<(), store::Error> {
+    /// Forgets ended streams that are not kept any more, the oldest ones and one of the others in turn, since each look may
+    /// go to Redis; true if some are kept.
+    async fn forget_ended(&self, session: &Session) -> Result<bool, store::Error> {
         let streams = session.streams();
         let mut ended: Vec<_> = streams.into_iter().filter(|(_, entry)| entry.closed.is_some()).collect();
         ended.sort_by_key(|(_, entry)| entry.closed);
@@ -66,28 +67,19 @@ impl Hub {
             alive.turn = alive.turn.wrapping_add(1);
             alive.turn % ended.len().max(1)
         };
-        if let Some((n, entry)) = ended.get(turn)
-            && !self.is_kept(entry.stream).await?
-        {
-            session.room().forget(*n);
-        }
-        for (n, entry) in ended {
-            if self.is_kept(entry.stream).await? {
-                break;
+        for (at, (n, entry)) in ended.iter().enumerate() {
+            if !self.is_kept(entry.stream).await? {
+                session.room().forget(*n);
+                continue;
             }
-            session.room().forget(n);
+            if let Some((n, entry)) = ended.get(turn).filter(|_| turn > at)
+                && !self.is_kept(entry.stream).await?
+            {
+                session.room().forget(*n);
+            }
+            return Ok(true);
         }
-        Ok(())
-    }
-
-    /// Whether any of its streams is there. The newest is known for longer, so that its number is not given twice.
-    async fn keeps_something(&self, session: &Session) -> Result<bool, store::Error> {
-        let streams = session.streams();
-        match streams.as_slice() {
-            [] => Ok(false),
-            [(_, newest)] if newest.closed.is_some() => self.is_kept(newest.stream).await,
-            _ => Ok(true),
-        }
+        Ok(false)
     }
 
     async fn is_kept(&self, stream: LogId) -> Result<bool, store::Error> {

@@ -75,11 +75,12 @@ impl Ledger {
         Arc::new(Ledger { budgets, accounts: Mutex::default() })
     }
 
-    /// Everybody of whom something is known.
-    pub fn accounts(&self) -> Vec<(String, Account)> {
+    /// Everybody who spends just now, or of whom other nodes have yet to be told.
+    pub fn in_use(&self) -> Vec<(String, Account)> {
         let accounts = lock(&self.accounts);
-        let account = |page: &Arc<Mutex<Page>>| Account { budgets: self.budgets, page: page.clone() };
-        accounts.iter().map(|(key, page)| (key.clone(), account(page))).collect()
+        let used =
+            accounts.iter().filter(|(_, page)| Arc::strong_count(page) > 1 || lock(page).untold_us != [0; 2]);
+        used.map(|(key, page)| (key.clone(), Account { budgets: self.budgets, page: page.clone() })).collect()
     }
 
     pub fn account(&self, key: &str) -> Account {

@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::event::Event;
+
 pub use position::{EventId, LogId, Malformed, Position};
 
 /// The bytes of one provider frame, for surfaces of the same dialect.
@@ -48,6 +50,11 @@ pub struct Draft {
 }
 
 impl Draft {
+    /// An event of our own, which came in no provider's frame.
+    pub fn own(event: &Event, at_ms: u64) -> Draft {
+        Draft { kind: event.kind() as u8, at_ms, payload: event.data().into(), framing: Framing::Own }
+    }
+
     /// What it costs to keep, in bytes: its content and the bookkeeping beside it.
     pub fn weight(&self) -> usize {
         let raw = if let Framing::Raw(raw) = &self.framing { raw.bytes.len() } else { 0 };

@@ -9,14 +9,15 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::Relay;
 use super::halt::Halt;
 use super::pump::Job;
 use super::route::Target;
 use super::seam::Joint;
 use super::upstream::Fault;
+use super::{Relay, now_ms, random};
 use crate::chat::Request;
 use crate::event::{Event, Notice};
+use crate::log::Draft;
 use crate::metrics::Code;
 
 /// A key that was refused is not used for so long.
@@ -184,16 +185,14 @@ impl Job {
             provider: Some(target.endpoint.name.clone()),
             model: Some(target.model.clone()),
         };
-        let draft = self.draft(&Event::Notice(notice));
-        self.append(relay, vec![draft], false).await
+        self.append(relay, vec![Draft::own(&Event::Notice(notice), now_ms())], false).await
     }
 
     /// How long to wait before the next attempt, full jitter; None if the deadline does not allow it.
     fn backoff(&self, attempt: u32, fault: &Fault) -> Option<Duration> {
         let retry = self.route.policy.retry;
         let ceiling = retry.base.saturating_mul(1 << (attempt - 1).min(16)).min(retry.max);
-        // The id's random bits are as good as any for spreading clients.
-        let jitter = ceiling.mul_f64((ulid::Ulid::generate().0 as u32) as f64 / f64::from(u32::MAX));
+        let jitter = ceiling.mul_f64(random());
         // A provider that wants us gone for longer than we would wait is told to the client, with its wish.
         let wait = match fault.retry_after {
             Some(wish) if wish > retry.max => return None,

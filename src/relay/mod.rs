@@ -38,10 +38,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::event::{Event, Start};
 use crate::limits::ledger::Account;
-use crate::log::{Batch, Draft, Framing, LogId, Position};
+use crate::log::{Batch, Draft, LogId, Position};
 use crate::metrics::{Metrics, Of, Sampler};
 use crate::provider::{Ask, Provider};
-use crate::store::{self, Meta, Store};
+use crate::store::{self, Meta, Span, Store};
 use crate::surface::Format;
 pub use plan::{Hold, Plan};
 use retelling::Retelling;
@@ -81,20 +81,25 @@ pub struct Facts {
 
 /// A stream to be.
 pub struct Spec {
+    pub errand: Errand,
+    pub facts: Facts,
+    /// The answer's id in its client's own terms, see `event::Start`.
+    pub message: Option<String>,
+    /// What the answer repeats of its request, see `event::Start`.
+    pub response: Option<Map<String, Value>>,
+}
+
+/// How a stream gets its answer.
+pub struct Errand {
     /// What is asked, and what somebody else needs to go on with it.
     pub plan: Plan,
     /// The request in the first target's dialect: whether that can say it is known before there is a stream.
     pub ask: Option<Ask>,
     pub route: Route,
-    pub facts: Facts,
-    /// The answer's id in its client's own terms, see `event::Start`.
-    pub message: Option<String>,
     /// Who pays; nobody for what is told again.
     pub account: Option<Account>,
     /// A kept answer to be told in place of a provider's.
     pub retelling: Option<Retelling>,
-    /// What the answer repeats of its request, see `event::Start`.
-    pub response: Option<Map<String, Value>>,
     /// The beginning of the key under which the provider's own id of a response is noted.
     pub known_as: Option<String>,
 }
@@ -147,7 +152,8 @@ impl Relay {
         let facts = Bytes::from(serde_json::to_vec(&spec.facts).expect("facts have string keys"));
         let owner = format!("{}/{}", spec.facts.tenant, spec.facts.user);
         // What is told again ends with its process: no provider can go on with it.
-        let plan = if spec.retelling.is_some() { Bytes::new() } else { spec.plan.to_bytes() };
+        let goes_on = self.store.span() > Span::Process && spec.errand.retelling.is_none();
+        let plan = if goes_on { spec.errand.plan.to_bytes() } else { Bytes::new() };
         self.store.create(id, Meta { owner, data: facts, trim_bytes: None }, plan).await?;
         let at_ms = now_ms();
         let start = Event::Start(Start {
@@ -155,6 +161,7 @@ impl Relay {
             session: spec.facts.session.take(),
             model: std::mem::take(&mut spec.facts.model),
             provider: spec
+                .errand
                 .route
                 .targets
                 .first()
@@ -164,9 +171,8 @@ impl Relay {
             message: spec.message.take(),
             response: spec.response.take(),
         });
-        let draft =
-            Draft { kind: start.kind() as u8, at_ms, payload: start.data().into(), framing: Framing::Own };
-        let batch = Batch { expected: Position::START, epoch: 0, drafts: vec![draft], seal: false };
+        let drafts = vec![Draft::own(&start, at_ms)];
+        let batch = Batch { expected: Position::START, epoch: 0, drafts, seal: false };
         let head = match self.store.append(id, batch).await {
             Ok(head) => head,
             Err(error) => {
@@ -174,8 +180,8 @@ impl Relay {
                 return Err(error);
             }
         };
-        let running = self.register(id, &spec.plan);
-        let job = pump::Job::new(running.clone(), spec, head);
+        let running = self.register(id, &spec.errand.plan);
+        let job = pump::Job::new(running.clone(), spec.errand, head);
         Ok(Created { id, running, job })
     }
 
@@ -338,6 +344,11 @@ pub fn since_start() -> std::time::Duration {
     static START: std::sync::LazyLock<tokio::time::Instant> =
         std::sync::LazyLock::new(tokio::time::Instant::now);
     START.elapsed()
+}
+
+/// From 0 to 1. An id's random bits are as good as any for spreading clients and load.
+pub fn random() -> f64 {
+    f64::from(ulid::Ulid::generate().0 as u32) / f64::from(u32::MAX)
 }
 
 /// Now, in milliseconds since the Unix epoch.

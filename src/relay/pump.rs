@@ -20,11 +20,11 @@ use super::retelling::Retelling;
 use super::route::{Route, Target};
 use super::running::{Running, Stop};
 use super::upstream::{Answer, Body, Fault};
-use super::{Relay, Spec, now_ms, since_start};
+use super::{Errand, Relay, now_ms, since_start};
 use crate::chat::Request;
 use crate::event::{Done, Event, Kind, Status};
 use crate::limits::ledger::Account;
-use crate::log::{Batch, Draft, Framing, Position};
+use crate::log::{Batch, Draft, Position};
 use crate::metrics::{Ended, TokenType};
 use crate::provider::{Ask, Decoder, Frame};
 use crate::store;
@@ -33,16 +33,16 @@ use crate::surface::openai_responses;
 pub struct Job {
     pub(super) running: Arc<Running>,
     pub(super) request: Request,
-    /// See `Spec`; none once there was a first attempt.
+    /// See `Errand`; none once there was a first attempt.
     pub(super) ask: Option<Ask>,
     pub(super) route: Route,
-    /// See `Spec`.
+    /// See `Errand`.
     account: Option<Account>,
-    /// See `Spec`; none once it is being told.
+    /// See `Errand`; none once it is being told.
     retelling: Option<Retelling>,
     /// Tokens that the account was charged with so far.
     pub(super) charged: u64,
-    /// See `Spec`; none once the id is noted.
+    /// See `Errand`; none once the id is noted.
     known_as: Option<String>,
     pub(super) head: Position,
     /// The epoch of what is written.
@@ -88,19 +88,19 @@ const WHOLE_PATIENCE: Duration = Duration::from_secs(600);
 const ID_TTL: Duration = Duration::from_secs(24 * 3600);
 
 impl Job {
-    pub fn new(running: Arc<Running>, spec: Spec, head: Position) -> Job {
+    pub fn new(running: Arc<Running>, errand: Errand, head: Position) -> Job {
         let guard = Guard::new(&running);
-        let asked_bytes = serde_json::to_vec(&spec.plan.request.messages).map_or(0, |text| text.len());
+        let asked_bytes = serde_json::to_vec(&errand.plan.request.messages).map_or(0, |text| text.len());
         Job {
             running,
-            progress: Progress::new(asked_bytes, spec.route.policy.continuing.most > 0),
-            request: spec.plan.request,
-            ask: spec.ask,
-            route: spec.route,
-            account: spec.account,
-            retelling: spec.retelling,
+            progress: Progress::new(asked_bytes, errand.route.policy.continuing.most > 0),
+            request: errand.plan.request,
+            ask: errand.ask,
+            route: errand.route,
+            account: errand.account,
+            retelling: errand.retelling,
             charged: 0,
-            known_as: spec.known_as,
+            known_as: errand.known_as,
             head,
             epoch: head.epoch,
             inherited: false,
@@ -139,7 +139,7 @@ impl Job {
             // What was said was paid for, however it ended.
             done.usage = done.usage.or(self.progress.cost());
             if let Err(Halt::Store(error)) =
-                self.append(relay, vec![self.draft(&Event::Done(done))], true).await
+                self.append(relay, vec![Draft::own(&Event::Done(done), now_ms())], true).await
                 && error != store::Error::NotFound
             {
                 warn!(parent: &self.span, %error, "the ending could not be stored");
@@ -438,15 +438,6 @@ impl Job {
         let total = (timeouts.total, self.began, "total_timeout");
         let limits = silence.into_iter().chain([total]).filter(|(limit, ..)| !limit.is_zero());
         limits.map(|(limit, from, code)| (from + limit, code)).min()
-    }
-
-    pub(super) fn draft(&self, event: &Event) -> Draft {
-        Draft {
-            kind: event.kind() as u8,
-            at_ms: now_ms(),
-            payload: event.data().into(),
-            framing: Framing::Own,
-        }
     }
 
     pub(super) async fn pause(&mut self, wait: Duration) -> Result<(), Halt> {

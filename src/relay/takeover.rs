@@ -7,10 +7,10 @@ use tracing::info;
 use super::halt::Halt;
 use super::pump::Job;
 use super::running::Stop;
-use super::{Created, Facts, Plan, Relay, Spec};
+use super::{Created, Errand, Plan, Relay};
 use crate::event::{Done, Event, Kind, Notice, Status};
 use crate::limits::ledger::Account;
-use crate::log::{Batch, Draft, Framing, LogId, Page, Position};
+use crate::log::{Batch, Draft, LogId, Page, Position};
 use crate::relay::now_ms;
 use crate::relay::route::Route;
 use crate::store::{self, Orphan};
@@ -24,24 +24,14 @@ impl Relay {
         &self,
         orphan: &Orphan,
         plan: Plan,
-        facts: Facts,
         route: Route,
         account: Account,
     ) -> Result<Created, store::Error> {
         let (events, weight) = self.history(orphan.log).await?;
         let running = self.register(orphan.log, &plan);
-        let spec = Spec {
-            plan,
-            ask: None,
-            route,
-            facts,
-            message: None,
-            account: Some(account),
-            retelling: None,
-            response: None,
-            known_as: None,
-        };
-        let mut job = Job::new(running.clone(), spec, orphan.head);
+        let errand =
+            Errand { plan, ask: None, route, account: Some(account), retelling: None, known_as: None };
+        let mut job = Job::new(running.clone(), errand, orphan.head);
         job.inherit(events, weight);
         Ok(Created { id: orphan.log, running, job })
     }
@@ -49,12 +39,10 @@ impl Relay {
     /// Ends an orphan with which nobody goes on.
     pub async fn bury(&self, orphan: &Orphan, message: &str) -> Result<(), store::Error> {
         let done = Done { status: Status::Interrupted, ..Done::failed("interrupted", message) };
-        let payload = Event::Done(done).data().into();
-        let draft = Draft { kind: Kind::Done as u8, at_ms: now_ms(), payload, framing: Framing::Own };
         let batch = Batch {
             expected: orphan.head,
             epoch: orphan.head.epoch.saturating_add(1),
-            drafts: vec![draft],
+            drafts: vec![Draft::own(&Event::Done(done), now_ms())],
             seal: true,
         };
         match self.store.append(orphan.log, batch).await {
@@ -119,7 +107,6 @@ impl Job {
             model: target.map(|target| target.model.clone()),
         };
         info!(parent: &self.span, events = self.head.seq, "going on with a stream that was left behind");
-        let draft = self.draft(&Event::Notice(notice));
-        self.append(relay, vec![draft], false).await
+        self.append(relay, vec![Draft::own(&Event::Notice(notice), now_ms())], false).await
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use relaystream::event::{Done, Event, Start};
-use relaystream::log::{Draft, Framing, LogId, Position, Record};
+use relaystream::log::{Draft, LogId, Position, Record};
 use relaystream::provider::{DecodeError, Frame, Provider};
 use relaystream::surface::Format;
 
@@ -98,7 +98,7 @@ pub(crate) fn log_of(fixture: &Fixture) -> Vec<Record> {
 }
 
 pub(crate) fn draft(event: &Event) -> Draft {
-    Draft { kind: event.kind() as u8, at_ms: 0, payload: event.data().into(), framing: Framing::Own }
+    Draft::own(event, 0)
 }
 
 /// Records of one epoch, from 1.

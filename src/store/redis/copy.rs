@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use super::encoding::Told;
 use crate::log::{Bad, Batch, Draft, Log, LogId, Page, Position, Record};
 use crate::store::ledger::{Account, Ledger};
 use crate::store::{Error, Meta, lock};
@@ -177,20 +176,19 @@ impl Copy {
     }
 
     /// Adds what Redis has accepted. Wakes the readers.
-    pub fn apply(&self, told: Told) -> Applied {
+    pub fn apply(&self, batch: Batch) -> Applied {
         let mut state = self.lock();
         if state.gone {
             return Applied::Known;
         }
         let head = state.log.head();
-        if told.from != head || state.meta.is_none() || state.log.closed() {
-            let end = Position::new(told.epoch, told.from.seq + told.drafts.len() as u64);
-            let known = state.log.check(end).is_ok() && (!told.seal || state.log.closed());
+        if batch.expected != head || state.meta.is_none() || state.log.closed() {
+            let end = Position::new(batch.epoch, batch.expected.seq + batch.drafts.len() as u64);
+            let known = state.log.check(end).is_ok() && (!batch.seal || state.log.closed());
             state.miss(!known);
             return if known { Applied::Known } else { Applied::Missed };
         }
         let before = state.weight();
-        let batch = Batch { expected: head, epoch: told.epoch, drafts: told.drafts, seal: told.seal };
         let grown = state.log.append(batch).is_ok();
         if let Some(limit) = state.meta.as_ref().and_then(|meta| meta.trim_bytes) {
             state.log.trim(limit);
@@ -230,6 +228,11 @@ impl Copy {
         (state.owned, state.plan) = (true, plan);
     }
 
+    /// Where its bytes are counted, while they are.
+    pub fn account(&self) -> Option<Account> {
+        self.lock().account.clone()
+    }
+
     pub fn plan(&self) -> Bytes {
         self.lock().plan.clone()
     }
@@ -266,11 +269,12 @@ impl Copy {
 
     /// Adds a page that was read back: entries of one epoch, the first right after `from`.
     pub fn catch_up(&self, from: Position, epoch: u16, drafts: Vec<Draft>) {
-        let skip = usize::try_from(self.head().seq.saturating_sub(from.seq)).unwrap_or(usize::MAX);
-        let told =
-            Told { from: self.head(), epoch, seal: false, drafts: drafts.into_iter().skip(skip).collect() };
-        if !told.drafts.is_empty() {
-            self.apply(told);
+        // Looked at once: a push that comes in between makes this append one that does not fit.
+        let expected = self.head();
+        let skip = usize::try_from(expected.seq.saturating_sub(from.seq)).unwrap_or(usize::MAX);
+        let drafts: Vec<_> = drafts.into_iter().skip(skip).collect();
+        if !drafts.is_empty() {
+            self.apply(Batch { expected, epoch, drafts, seal: false });
         }
     }
 

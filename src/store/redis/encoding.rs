@@ -7,7 +7,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use redis::Value;
 
 use super::link::Failure;
-use crate::log::{Draft, Framing, Position, Raw};
+use crate::log::{Batch, Draft, Framing, Position, Raw};
 
 /// `4 weight · 1 kind · 8 at_ms · 1 framing · 4 length · payload`, then by framing nothing, `1 dialect`, or `1 dialect ·
 /// 1 usage_only · 4 own_at · 4 length · bytes`. The weight is for the script that trims.
@@ -56,36 +56,27 @@ pub fn take_record(bytes: &mut Bytes) -> Option<Draft> {
     Some(Draft { kind, at_ms, payload, framing })
 }
 
-/// An append as it is told to those who follow the log.
-#[derive(Debug, PartialEq)]
-pub struct Told {
-    /// Where the log's head was before.
-    pub from: Position,
-    pub epoch: u16,
-    pub seal: bool,
-    pub drafts: Vec<Draft>,
-}
-
-/// `2 from.epoch · 8 from.seq · 2 epoch · 1 seal`, then the records.
-pub fn message_head(from: Position, epoch: u16, seal: bool) -> Bytes {
+/// The beginning of an append as it is told to those who follow the log: `2 expected.epoch · 8 expected.seq · 2 epoch ·
+/// 1 seal`. The records follow.
+pub fn message_head(batch: &Batch) -> Bytes {
     let mut out = BytesMut::with_capacity(13);
-    out.put_u16(from.epoch);
-    out.put_u64(from.seq);
-    out.put_u16(epoch);
-    out.put_u8(seal.into());
+    out.put_u16(batch.expected.epoch);
+    out.put_u64(batch.expected.seq);
+    out.put_u16(batch.epoch);
+    out.put_u8(batch.seal.into());
     out.freeze()
 }
 
 /// Reads a message; None means that something else happened to the log, which is to be read back.
-pub fn message(mut bytes: Bytes) -> Option<Told> {
-    let from = Position::new(bytes.try_get_u16().ok()?, bytes.try_get_u64().ok()?);
+pub fn message(mut bytes: Bytes) -> Option<Batch> {
+    let expected = Position::new(bytes.try_get_u16().ok()?, bytes.try_get_u64().ok()?);
     let epoch = bytes.try_get_u16().ok()?;
     let seal = bytes.try_get_u8().ok()? != 0;
     let mut drafts = Vec::new();
     while bytes.has_remaining() {
         drafts.push(take_record(&mut bytes)?);
     }
-    Some(Told { from, epoch, seal, drafts })
+    Some(Batch { expected, epoch, drafts, seal })
 }
 
 /// A position as Redis has it: `<epoch>-<seq>`.

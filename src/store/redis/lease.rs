@@ -113,7 +113,7 @@ impl Node {
 
     /// Renews the lease for as long as the store lives.
     pub async fn keep_lease(self: Arc<Self>) {
-        let (mut generation, mut renewed) = (0, Instant::now());
+        let mut generation = 0;
         loop {
             let last = std::mem::replace(&mut generation, self.commands.opened_after(0).await);
             match self.beat().await {
@@ -126,10 +126,6 @@ impl Node {
                         self.look_at_policy().await;
                     }
                     self.clear_list(self.now().saturating_sub(CLOSED_LATELY_MS)).await;
-                    if renewed.elapsed() >= RENEWAL {
-                        renewed = Instant::now();
-                        self.renew_copies().await;
-                    }
                     sleep(self.options.lease / 3).await;
                 }
                 Err(_) => sleep(REST).await,
@@ -173,14 +169,18 @@ impl Node {
         }
     }
 
-    /// What nobody appends to for days must not be dropped while somebody is here for it.
-    async fn renew_copies(&self) {
-        let logs: Vec<LogId> = self.running().keys().copied().collect();
-        for log in logs {
-            for key in [self.meta_key(log), self.log_key(log)] {
-                let ttl = RUNNING_TTL.as_millis().to_string();
-                // GT would leave keys without a time to live alone; a closed log's must not grow, and is not held here.
-                let _next_time = self.commands.call(cmd("PEXPIRE").arg(key).arg(ttl)).await;
+    /// What nobody appends to for days must not be dropped while somebody is here for it. Not between two beats: it takes as
+    /// long as there are logs.
+    pub async fn renew_copies(self: Arc<Self>) {
+        loop {
+            sleep(RENEWAL).await;
+            let logs: Vec<LogId> = self.running().keys().copied().collect();
+            for log in logs {
+                for key in [self.meta_key(log), self.log_key(log)] {
+                    let ttl = RUNNING_TTL.as_millis().to_string();
+                    // GT would leave keys without a time to live alone; a closed log's must not grow, and is not held here.
+                    let _next_time = self.commands.call(cmd("PEXPIRE").arg(key).arg(ttl)).await;
+                }
             }
         }
     }
@@ -272,8 +272,7 @@ impl Node {
         let copy = self.running().get(&log).cloned();
         let Some(copy) = copy.filter(|copy| copy.is_owned()) else { return Ok(()) };
         let _turn = copy.writing.lock().await;
-        self.insist_on(self.patience(), cmd("SADD").arg(self.written_by(NOBODY)).arg(log.to_string()))
-            .await?;
+        self.list_as_of(NOBODY, log, self.patience()).await?;
         // First here: the next one to append would be the new writer.
         copy.give_up();
         self.hand_over(log, &self.id, NOBODY).await?;

@@ -12,11 +12,11 @@ use redis::{Cmd, Value};
 use tokio::time::{Instant, sleep};
 
 use super::copy::{Applied, Copy, Standing};
-use super::encoding::{self, Told, entry_id};
+use super::encoding::{self, entry_id};
 use super::link::Failure;
 use super::scripts::Script;
 use super::{Error, Node, RUNNING_TTL, TOMBSTONE_TTL};
-use crate::log::{Batch, Draft, Log, LogId, Position, Refused};
+use crate::log::{Batch, Log, LogId, Position, Refused};
 use crate::store::Meta;
 
 /// How long somebody who asks may be kept waiting for Redis.
@@ -27,10 +27,8 @@ const REST: Duration = Duration::from_millis(100);
 /// One append, ready to be sent as often as it takes.
 pub struct Append {
     nonce: String,
-    pub expected: Position,
-    pub epoch: u16,
-    pub seal: bool,
-    pub drafts: Vec<Draft>,
+    batch: Batch,
+    /// Its drafts, encoded.
     records: Vec<Bytes>,
 }
 
@@ -47,11 +45,27 @@ pub enum Said {
     Fenced(Position),
 }
 
+impl Said {
+    /// The head after an append that nothing is done about if it was refused.
+    pub fn head(self) -> Result<Position, Error> {
+        match self {
+            Said::Accepted(head) => Ok(head),
+            Said::Stale(head) | Said::Fenced(head) => Err(Refused::Stale { head }.into()),
+            Said::Closed => Err(Refused::Closed.into()),
+            Said::Lost | Said::Forgotten => Err(Error::NotFound),
+        }
+    }
+}
+
 impl Append {
+    /// Of nothing: the answer tells where the log stands.
+    pub fn nothing(node: &Node, expected: Position) -> Append {
+        Append::new(node, Batch { expected, epoch: expected.epoch, drafts: Vec::new(), seal: false })
+    }
+
     pub fn new(node: &Node, batch: Batch) -> Append {
-        let Batch { expected, epoch, drafts, seal } = batch;
-        let records = drafts.iter().map(encoding::record).collect();
-        Append { nonce: node.nonce(), expected, epoch, seal, drafts, records }
+        let records = batch.drafts.iter().map(encoding::record).collect();
+        Append { nonce: node.nonce(), batch, records }
     }
 }
 
@@ -95,7 +109,7 @@ impl Node {
         let until = self.patience();
         let own = meta.trim_bytes.is_none();
         let bytes = (meta.data.len() + size_of::<Copy>()) as u64;
-        self.make_room(&meta.owner, bytes)?;
+        self.make_room(&self.ledger.account(&meta.owner, || 0), bytes)?;
         if own {
             self.lease.wait(|| self.now(), until).await?;
         }
@@ -158,8 +172,8 @@ impl Node {
         let copy = self.running().get(&log).cloned();
         let bytes: u64 = batch.drafts.iter().map(|draft| draft.weight() as u64).sum();
         let grows = copy.as_ref().filter(|copy| !batch.seal && copy.is_owned());
-        if let Some(meta) = grows.and_then(|copy| copy.meta()) {
-            self.make_room(&meta.owner, bytes)?;
+        if let Some(account) = grows.and_then(|copy| copy.account()) {
+            self.make_room(&account, bytes)?;
         }
         let append = Append::new(self, batch);
         let Some(copy) = copy else {
@@ -176,12 +190,7 @@ impl Node {
 
     /// To a log of which this node holds no copy.
     async fn append_blindly(&self, log: LogId, append: Append) -> Result<Position, Error> {
-        match self.send(log, &append, self.patience()).await? {
-            Said::Accepted(head) => Ok(head),
-            Said::Stale(head) | Said::Fenced(head) => Err(Refused::Stale { head }.into()),
-            Said::Closed => Err(Refused::Closed.into()),
-            Said::Lost | Said::Forgotten => Err(Error::NotFound),
-        }
+        self.send(log, &append, self.patience()).await?.head()
     }
 
     /// The caller holds `copy.writing`.
@@ -199,31 +208,34 @@ impl Node {
             if copy.standing() == Standing::Gone {
                 return Err(Error::NotFound);
             }
-            let mine = copy.is_owned() && append.expected == copy.head();
+            let mine = copy.is_owned() && append.batch.expected == copy.head();
             match self.send(copy.id, &append, until).await? {
                 Said::Accepted(head) => {
                     self.accepted(&copy, append).await?;
                     return Ok(head);
                 }
                 // Redis has lost what it had accepted; nobody but this node has written since.
-                Said::Stale(head) if mine && head.seq < append.expected.seq && copy.check(head).is_ok() => {
+                Said::Stale(head)
+                    if mine && head.seq < append.batch.expected.seq && copy.check(head).is_ok() =>
+                {
                     self.put_back_tail(&copy, head, until).await?;
                 }
                 Said::Lost if mine && copy.standing() == Standing::Owned => {
                     copy = self.put_back_all(&copy, None, until).await?;
-                    (append.expected, append.epoch) = (copy.head(), copy.head().epoch);
+                    (append.batch.expected, append.batch.epoch) = (copy.head(), copy.head().epoch);
                 }
                 // That had been begun, and broken off.
-                Said::Stale(head) if mine && head.epoch == append.expected.epoch.saturating_add(1) => {
+                Said::Stale(head) if mine && head.epoch == append.batch.expected.epoch.saturating_add(1) => {
                     copy = self.put_back_all(&copy, Some(head), until).await?;
-                    (append.expected, append.epoch) = (copy.head(), copy.head().epoch);
+                    (append.batch.expected, append.batch.epoch) = (copy.head(), copy.head().epoch);
                 }
                 Said::Stale(head) => {
                     if head.seq > copy.head().seq {
                         copy.look_again();
                         self.read_back(copy.clone());
+                    } else if head != copy.head() {
+                        copy.fall_behind();
                     }
-                    copy.fall_behind();
                     return Err(Refused::Stale { head }.into());
                 }
                 Said::Fenced(head) => {
@@ -244,16 +256,17 @@ impl Node {
     /// Sends an append until there is an answer.
     pub async fn send(&self, log: LogId, append: &Append, until: Instant) -> Result<Said, Error> {
         let keys = [self.meta_key(log), self.log_key(log)];
-        let (expected, epoch) = (entry_id(append.expected), append.epoch.to_string());
-        let message = encoding::message_head(append.expected, append.epoch, append.seal);
+        let Append { nonce, batch, records } = append;
+        let (expected, epoch) = (entry_id(batch.expected), batch.epoch.to_string());
+        let message = encoding::message_head(batch);
         let channel = self.channel(log);
-        let ttl = if append.seal { self.sealed_ttl() } else { RUNNING_TTL };
+        let ttl = if batch.seal { self.sealed_ttl() } else { RUNNING_TTL };
         let ttl = ttl.as_millis().to_string();
-        let seal: &[u8] = if append.seal { b"seal" } else { b"" };
-        let mut args: Vec<&[u8]> = Vec::with_capacity(8 + append.records.len());
+        let seal: &[u8] = if batch.seal { b"seal" } else { b"" };
+        let mut args: Vec<&[u8]> = Vec::with_capacity(8 + records.len());
         args.extend([
             self.id.as_bytes(),
-            append.nonce.as_bytes(),
+            nonce.as_bytes(),
             expected.as_bytes(),
             epoch.as_bytes(),
             seal,
@@ -261,8 +274,8 @@ impl Node {
             channel.as_bytes(),
             &message,
         ]);
-        args.extend(append.records.iter().map(|record| &record[..]));
-        let script = if append.seal { &self.scripts.seal } else { &self.scripts.append };
+        args.extend(records.iter().map(|record| &record[..]));
+        let script = if batch.seal { &self.scripts.seal } else { &self.scripts.append };
         let answer = self.insist(until, script, &[&keys[0], &keys[1]], &args).await?;
         let mut answer = encoding::array(answer)?.into_iter();
         let code = answer.next().ok_or_else(encoding::unexpected)?;
@@ -279,14 +292,13 @@ impl Node {
 
     /// Shows this node's readers what Redis has accepted.
     async fn accepted(self: &Arc<Self>, copy: &Arc<Copy>, append: Append) -> Result<(), Error> {
-        let Append { expected, epoch, seal, drafts, .. } = append;
-        if drafts.is_empty() && !seal {
+        let Append { batch, .. } = append;
+        let seal = batch.seal;
+        if batch.drafts.is_empty() && !seal {
             return Ok(());
         }
-        let applied = copy.apply(Told { from: expected, epoch, seal, drafts });
-        if applied == Applied::Missed {
+        if copy.apply(batch) == Applied::Missed {
             // Others have written in between. Who was told that the append is there must find it.
-            copy.fall_behind();
             self.read_back_now(copy).await?;
         }
         if seal {
@@ -317,11 +329,10 @@ impl Node {
     }
 
     /// Makes room by dropping copies of closed logs: all of them can be read again.
-    fn make_room(&self, owner: &str, bytes: u64) -> Result<(), Error> {
-        let account = self.ledger.account(owner, || 0);
+    fn make_room(&self, account: &AtomicU64, bytes: u64) -> Result<(), Error> {
         let over = || {
             let beyond = |limit: u64, held: &AtomicU64| limit > 0 && held.load(Relaxed) + bytes > limit;
-            beyond(self.options.total_bytes, &self.ledger.total) || beyond(self.options.user_bytes, &account)
+            beyond(self.options.total_bytes, &self.ledger.total) || beyond(self.options.user_bytes, account)
         };
         if over() {
             self.closed.invalidate_all();

@@ -102,10 +102,14 @@ impl Options {
     /// Whether a store can be opened with these, as far as that can be known without Redis. The reason of a failure names
     /// no secrets.
     pub fn check(&self) -> Result<(), String> {
+        self.address().map(drop)
+    }
+
+    fn address(&self) -> Result<Address, String> {
         if self.lease < SHORTEST_LEASE {
             return Err(format!("a lease of less than {SHORTEST_LEASE:?} would be lost to every hiccup"));
         }
-        Address::parse(&self.url, self.authority.clone()).map(drop)
+        Address::parse(&self.url, self.authority.clone())
     }
 }
 
@@ -113,8 +117,7 @@ impl Redis {
     /// Begins to connect, within the runtime that it is called in; `health` says when it has. Fails as
     /// [`Options::check`] does.
     pub fn open(options: Options) -> Result<Redis, String> {
-        options.check()?;
-        let address = Address::parse(&options.url, options.authority.clone())?;
+        let address = options.address()?;
         let (sender, pushes) = mpsc::unbounded_channel();
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let node = Arc::new(Node {
@@ -137,13 +140,11 @@ impl Redis {
             let stop = stop.clone();
             tasks.spawn(async move { link.run(&stop).await });
         }
-        let until = |stop: CancellationToken, task: futures_util::future::BoxFuture<'static, ()>| async move {
-            tokio::select! { () = task => {}, () = stop.cancelled() => {} }
-        };
-        tasks.spawn(until(stop.clone(), node.clone().listen(pushes).boxed()));
-        tasks.spawn(until(stop.clone(), node.clone().follow_again().boxed()));
-        tasks.spawn(until(stop.clone(), node.clone().keep_lease().boxed()));
-        tasks.spawn(until(stop.clone(), node.clone().sing().boxed()));
+        tasks.spawn(stop.clone().run_until_cancelled_owned(node.clone().listen(pushes)));
+        tasks.spawn(stop.clone().run_until_cancelled_owned(node.clone().follow_again()));
+        tasks.spawn(stop.clone().run_until_cancelled_owned(node.clone().keep_lease()));
+        tasks.spawn(stop.clone().run_until_cancelled_owned(node.clone().renew_copies()));
+        tasks.spawn(stop.clone().run_until_cancelled_owned(node.clone().sing()));
         Ok(Redis { node, tasks, stop })
     }
 }

@@ -9,10 +9,9 @@ use futures_util::StreamExt;
 use tokio::time::Instant;
 
 use super::copy::{Copy, Standing, begun};
-use super::encoding::Told;
 use super::logs::{Append, Said};
 use super::{Error, Node};
-use crate::log::{Batch, Draft, LogId, Position, Record, Refused};
+use crate::log::{Batch, Draft, LogId, Position, Record};
 
 /// Records in one append.
 const CHUNK: usize = 256;
@@ -60,15 +59,14 @@ impl Node {
         let (records, _) = copy.since(0);
         let done = made.map_or(0, |made| usize::try_from(made.seq).unwrap_or(usize::MAX)).min(records.len());
         let (there, missing) = records.split_at(done);
-        anew.apply(Told { from: start, epoch, seal: false, drafts: drafts(there) });
+        anew.apply(Batch { expected: start, epoch, drafts: drafts(there), seal: false });
         for chunk in missing.chunks(CHUNK) {
-            let (from, drafts) = (anew.head(), drafts(chunk));
-            let batch = Batch { expected: from, epoch, drafts: drafts.clone(), seal: false };
-            if let Err(error) = self.put_back(copy.id, batch, until).await {
+            let batch = Batch { expected: anew.head(), epoch, drafts: drafts(chunk), seal: false };
+            if let Err(error) = self.put_back(copy.id, batch.clone(), until).await {
                 anew.uncount();
                 return Err(error);
             }
-            anew.apply(Told { from, epoch, seal: false, drafts });
+            anew.apply(batch);
         }
         anew.used(self.now());
         self.running().insert(copy.id, anew.clone());
@@ -78,11 +76,8 @@ impl Node {
 
     async fn put_back(&self, log: LogId, batch: Batch, until: Instant) -> Result<Position, Error> {
         match self.send(log, &Append::new(self, batch), until).await? {
-            Said::Accepted(head) => Ok(head),
-            Said::Stale(head) | Said::Fenced(head) => Err(Refused::Stale { head }.into()),
-            Said::Closed => Err(Refused::Closed.into()),
             Said::Lost => Err(Error::Unavailable("Redis lost the log once more".into())),
-            Said::Forgotten => Err(Error::NotFound),
+            said => said.head(),
         }
     }
 
@@ -97,10 +92,9 @@ impl Node {
                 return;
             }
             // An append of nothing: it is answered, and mended, like any other.
-            let head = copy.head();
-            let nothing = Batch { expected: head, epoch: head.epoch, drafts: Vec::new(), seal: false };
+            let nothing = Append::nothing(self, copy.head());
             let listed = self.list_as_own(copy.id, self.patience()).await;
-            let looked = self.append_in_turn(&copy, Append::new(self, nothing)).await;
+            let looked = self.append_in_turn(&copy, nothing).await;
             if let Err(error) = listed.and(looked.map(drop)) {
                 tracing::warn!(log = %copy.id, %error, "a log of this node could not be looked after");
             }
@@ -115,9 +109,8 @@ impl Node {
 
     /// A log that this node closed, and that Redis may have open again.
     async fn close_again(&self, copy: &Copy) -> Result<(), Error> {
-        let (head, until) = (copy.head(), self.patience());
-        let nothing = Batch { expected: head, epoch: head.epoch, drafts: Vec::new(), seal: false };
-        match self.send(copy.id, &Append::new(self, nothing), until).await? {
+        let until = self.patience();
+        match self.send(copy.id, &Append::nothing(self, copy.head()), until).await? {
             Said::Accepted(head) | Said::Stale(head) if copy.check(head).is_ok() => {
                 self.put_back_tail(copy, head, until).await
             }
