@@ -35,7 +35,7 @@ pub(crate) fn meta(owner: &str) -> Meta {
     Meta { owner: owner.into(), data: Bytes::from_static(b"{\"a\":1}"), trim_bytes: None }
 }
 
-fn texts(page: &Page) -> Vec<String> {
+pub(crate) fn texts(page: &Page) -> Vec<String> {
     let text =
         |record: &relaystream::log::Record| String::from_utf8_lossy(&record.draft.payload).into_owned();
     page.records.iter().map(text).collect()

@@ -14,7 +14,7 @@ use relaystream::store::Store;
 use relaystream::store::redis::{Options, Redis};
 use tokio::time::sleep;
 
-use super::soon;
+use super::{eventually, soon};
 
 /// A server, killed when it is dropped.
 pub struct RedisServer {
@@ -243,10 +243,5 @@ pub async fn node(options: &Options) -> Arc<Redis> {
 
 /// Waits until the store's health is so.
 pub async fn healthy(store: &Redis, well: bool) {
-    soon("the store's health", async {
-        while store.health().is_ok() != well {
-            sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await;
+    eventually("the store's health", || store.health().is_ok() == well).await;
 }

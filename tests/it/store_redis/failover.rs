@@ -2,22 +2,19 @@
 
 use std::time::Duration;
 
-use relaystream::log::{LogId, Position};
+use relaystream::log::Position;
 use relaystream::store::Store;
 use tokio::time::sleep;
 
-use super::{read_along, whole, write};
+use super::{LOG, pair, reading, whole, write};
 use crate::harness::redis::{Cluster, RedisServer, Watched, healthy, node, options};
 use crate::harness::soon;
 use crate::store_contract::{START, batch, created, sealing};
 
-const LOG: LogId = LogId(7);
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_tail_is_put_back_under_the_same_ids() {
     let mut server = RedisServer::start().await;
-    let options = options(&server.url());
-    let (one, two) = (node(&options).await, node(&options).await);
+    let (one, two) = pair(&server.url()).await;
     created(&*one, 7).await;
     let (mut written, head) = write(&*one, LOG, START, 20).await;
     server.run::<()>("SAVE").await.expect("saved");
@@ -85,13 +82,9 @@ async fn a_server_that_is_loading_is_waited_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sentinel_names_the_new_master() {
     let mut servers = Watched::start().await;
-    let options = options(&servers.url());
-    let (one, two) = (node(&options).await, node(&options).await);
+    let (one, two) = pair(&servers.url()).await;
     created(&*one, 7).await;
-    let reader = tokio::spawn({
-        let two = two.clone();
-        async move { read_along(&*two, LOG).await }
-    });
+    let reader = reading(&two, LOG);
     let (mut written, head) = write(&*one, LOG, START, 50).await;
     let copied = async {
         while !servers.master.run::<String>("INFO replication").await.expect("reachable").contains("lag=0") {
@@ -111,15 +104,11 @@ async fn a_sentinel_names_the_new_master() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_goes_on_where_its_servers_are_well() {
     let cluster = Cluster::start().await;
-    let options = options(&cluster.url());
-    let (one, two) = (node(&options).await, node(&options).await);
+    let (one, two) = pair(&cluster.url()).await;
     let mut ends = Vec::new();
     for log in 1..=12 {
         let log = created(&*one, log).await;
-        let reader = tokio::spawn({
-            let two = two.clone();
-            async move { read_along(&*two, log).await }
-        });
+        let reader = reading(&two, log);
         ends.push((log, reader));
     }
     for (log, reader) in ends {

@@ -8,12 +8,11 @@ use relaystream::store::redis::Options;
 use relaystream::store::{Error, Store};
 use tokio::time::{Instant, sleep};
 
-use super::{read_along, texts, whole, write};
+use super::{LOG, pair, reading, whole, write};
 use crate::harness::redis::{RedisServer, healthy, node, options};
-use crate::harness::soon;
-use crate::store_contract::{START, batch, created, sealing};
+use crate::harness::{eventually, soon};
+use crate::store_contract::{START, batch, created, sealing, texts};
 
-const LOG: LogId = LogId(7);
 /// The contract's bound, with room for a loaded machine.
 const SOON: Duration = Duration::from_secs(5 + 4);
 
@@ -34,13 +33,9 @@ async fn while_cutting<T>(server: &RedisServer, kind: &str, done: impl Future<Ou
 #[tokio::test(flavor = "multi_thread")]
 async fn cut_pushes_lose_nothing() {
     let server = RedisServer::start().await;
-    let options = options(&server.url());
-    let (one, two) = (node(&options).await, node(&options).await);
+    let (one, two) = pair(&server.url()).await;
     created(&*one, 7).await;
-    let reader = tokio::spawn({
-        let two = two.clone();
-        async move { read_along(&*two, LOG).await }
-    });
+    let reader = reading(&two, LOG);
     let written = while_cutting(&server, "pubsub", async {
         let (mut head, mut written) = (START, Vec::new());
         for _ in 0..40 {
@@ -59,8 +54,7 @@ async fn cut_pushes_lose_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn cut_commands_are_repeated_and_never_doubled() {
     let server = RedisServer::start().await;
-    let options = options(&server.url());
-    let (one, two) = (node(&options).await, node(&options).await);
+    let (one, two) = pair(&server.url()).await;
     created(&*one, 7).await;
     let (written, _) = while_cutting(&server, "normal", async {
         let (mut head, mut written) = (START, Vec::new());
@@ -81,8 +75,7 @@ async fn cut_commands_are_repeated_and_never_doubled() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_stands_still_is_told_of_and_waited_for() {
     let server = RedisServer::start().await;
-    let options = options(&server.url());
-    let (one, two) = (node(&options).await, node(&options).await);
+    let (one, two) = pair(&server.url()).await;
     created(&*one, 7).await;
     let (_, head) = write(&*one, LOG, START, 3).await;
     let ended = created(&*one, 8).await;
@@ -147,12 +140,7 @@ async fn a_full_server_takes_endings_only() {
         one.create(LogId(8), crate::store_contract::meta("a/b"), bytes::Bytes::new()).await,
         Err(Error::Full)
     );
-    soon("the news", async {
-        while one.health() != Err(Error::Full) {
-            sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    eventually("the news", || one.health() == Err(Error::Full)).await;
     let end = one.append(LOG, sealing(head, &["end"])).await.expect("an ending is always accepted");
     assert_eq!(whole(&*one, LOG).await.expect("there").len() as u64, end.seq);
     server.run::<()>("CONFIG SET maxmemory 0").await.expect("no limit");
@@ -182,8 +170,7 @@ async fn a_read_only_server_is_waited_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_emptied_server_gets_back_what_runs() {
     let server = RedisServer::start().await;
-    let options = options(&server.url());
-    let (one, two) = (node(&options).await, node(&options).await);
+    let (one, two) = pair(&server.url()).await;
     created(&*one, 7).await;
     let silent = created(&*one, 8).await;
     let over = created(&*one, 9).await;

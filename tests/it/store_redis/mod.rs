@@ -6,14 +6,28 @@ mod failover;
 mod failures;
 mod nodes;
 
-use relaystream::log::{Batch, LogId, Page, Position};
+use std::sync::Arc;
+
+use relaystream::log::{Batch, LogId, Position};
+use relaystream::store::redis::Redis;
 use relaystream::store::{Error, Store};
+use tokio::task::JoinHandle;
 
-use crate::store_contract::{START, batch};
+use crate::harness::redis::{node, options};
+use crate::store_contract::{START, batch, texts};
 
-fn texts(page: &Page) -> Vec<String> {
-    let text = |payload: &[u8]| String::from_utf8_lossy(payload).into_owned();
-    page.records.iter().map(|record| text(&record.draft.payload)).collect()
+const LOG: LogId = LogId(7);
+
+/// Two nodes over one Redis.
+async fn pair(url: &str) -> (Arc<Redis>, Arc<Redis>) {
+    let options = options(url);
+    (node(&options).await, node(&options).await)
+}
+
+/// Reads along in a task of its own.
+fn reading(store: &Arc<Redis>, log: LogId) -> JoinHandle<Vec<String>> {
+    let store = store.clone();
+    tokio::spawn(async move { read_along(&*store, log).await })
 }
 
 /// All that the log holds.

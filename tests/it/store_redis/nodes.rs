@@ -1,6 +1,5 @@
 //! Several nodes over one Redis: each sees what the others do, and one of them goes on where another has died.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,12 +8,10 @@ use relaystream::store::redis::Options;
 use relaystream::store::{Error, Meta, Orphan, Store};
 use tokio::time::sleep;
 
-use super::{next_epoch, read_along, whole, write};
+use super::{LOG, next_epoch, pair, reading, whole, write};
 use crate::harness::redis::{RedisServer, node, options};
 use crate::harness::{Server, soon};
 use crate::store_contract::{START, batch, created, meta, sealing};
-
-const LOG: LogId = LogId(7);
 
 /// Asks until something is left behind.
 async fn orphans(store: &dyn Store) -> Vec<Orphan> {
@@ -33,14 +30,10 @@ async fn orphans(store: &dyn Store) -> Vec<Orphan> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_appends_the_other_reads() {
     let server = RedisServer::start().await;
-    let options = options(&server.url());
-    let (one, two) = (node(&options).await, node(&options).await);
+    let (one, two) = pair(&server.url()).await;
     created(&*one, 7).await;
     assert_eq!(two.meta(LOG).await, Ok(meta("a/b")));
-    let reader = tokio::spawn({
-        let two = two.clone();
-        async move { read_along(&*two, LOG).await }
-    });
+    let reader = reading(&two, LOG);
     let (mut written, head) = write(&*one, LOG, START, 200).await;
     // Whoever saw it on one node, may ask the other for what follows.
     assert_eq!(two.check(LOG, head).await, Ok(Ok(())));
@@ -139,16 +132,12 @@ async fn a_dead_nodes_logs_are_taken_over_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_writers_one_is_fenced() {
     let server = RedisServer::start().await;
-    let options = options(&server.url());
-    let (one, two) = (node(&options).await, node(&options).await);
+    let (one, two) = pair(&server.url()).await;
     created(&*one, 7).await;
     let (mut written, head) = write(&*one, LOG, START, 3).await;
     let stale = |head| Err(Error::Refused(Refused::Stale { head }));
     assert_eq!(two.append(LOG, batch(head, &["x"])).await, stale(head), "it is written by another");
-    let reader = tokio::spawn({
-        let one = one.clone();
-        async move { read_along(&*one, LOG).await }
-    });
+    let reader = reading(&one, LOG);
     let taken = two.append(LOG, next_epoch(head, &["taken"])).await.expect("a later epoch wins");
     assert_eq!(one.append(LOG, batch(head, &["y"])).await, stale(taken));
     two.append(LOG, sealing(taken, &["end"])).await.expect("accepted");
@@ -159,8 +148,7 @@ async fn of_two_writers_one_is_fenced() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_disowned_is_anybodys() {
     let server = RedisServer::start().await;
-    let options = options(&server.url());
-    let (one, two) = (node(&options).await, node(&options).await);
+    let (one, two) = pair(&server.url()).await;
     created(&*one, 7).await;
     let (_, head) = write(&*one, LOG, START, 2).await;
     one.disown(LOG).await.expect("reachable");
@@ -174,8 +162,7 @@ async fn what_is_disowned_is_anybodys() {
 #[tokio::test(flavor = "multi_thread")]
 async fn claims_clocks_and_messages_are_everybodys() {
     let server = RedisServer::start().await;
-    let options = options(&server.url());
-    let (one, two): (Arc<dyn Store>, Arc<dyn Store>) = (node(&options).await, node(&options).await);
+    let (one, two) = pair(&server.url()).await;
     let long = Duration::from_secs(60);
     one.claim("k/1", "one", long).await.expect("reachable");
     assert_eq!(two.claimed("k/1").await, Ok(Some("one".into())));
