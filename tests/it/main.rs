@@ -42,6 +42,7 @@ mod responses;
 mod resume;
 mod rolling;
 mod shutdown;
+mod simulation;
 mod store_contract;
 mod store_coordination;
 mod store_disk;
