@@ -11,7 +11,7 @@ pub mod store;
 pub mod tickets;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -31,7 +31,7 @@ use crate::metrics::Metrics;
 use crate::prompts::Library;
 use crate::relay::route::Routes;
 use crate::relay::{self, Facts, Relay, now_ms, since_start, tail};
-use crate::store::{Error, Span, Store};
+use crate::store::{Error, Orphan, Span, Store};
 use crate::surface::ai_sdk;
 use crate::tls;
 use condition::{Condition, Report};
@@ -111,6 +111,8 @@ pub struct App {
     pub user_viewers: Permits<String>,
     pub tracker: TaskTracker,
     on_restart: OnRestart,
+    /// Streams that are this process's to go on with, once the store can be read.
+    orphans: Mutex<Vec<Orphan>>,
     condition: Condition,
     phase: watch::Sender<Phase>,
 }
@@ -168,6 +170,7 @@ impl App {
             seals: Seals::default(),
             tracker,
             on_restart,
+            orphans: Mutex::default(),
             condition: Condition::new(now_ms()),
             phase: watch::Sender::new(Phase::Serving),
         });

@@ -168,7 +168,7 @@ impl App {
                 Ok(Started { id, replayed: hit, cache, running: Some(running) })
             }
             other => {
-                self.relay.discard(created).await?;
+                self.relay.discard(created).await;
                 let started = other?.unwrap_or(Started { id, replayed: true, cache, running: None });
                 Ok(Started { cache, ..started })
             }
@@ -268,9 +268,8 @@ impl App {
         {
             return replayed(&other, &hold.print).map(Some);
         }
-        let counted = self.count(allowance, running.id).await?;
         self.settle(allowance.to_owned(), hold, running.clone());
-        if !counted {
+        if !self.count(allowance, running.id).await? {
             return Err(self.too_many_streams());
         }
         if let Some(session) = session {
@@ -302,21 +301,27 @@ impl App {
             if running.left() {
                 return;
             }
-            let settled = async {
-                app.uncount(&allowance, running.id).await?;
-                let (Some(hold), store) = (hold, &app.relay.store) else { return Ok(()) };
-                let value = value(&hold, running.id);
-                if running.mute() || (hold.cache && !running.completed()) {
-                    return store.release(&hold.key, &value).await;
-                }
-                let window = app.edge.replay_window;
-                let ttl = if window.is_zero() { KEY_TTL } else { window };
-                store.claim(&hold.key, &value, ttl).await.map(drop)
-            };
-            if let Err(error) = settled.await {
+            if let Err(error) = app.relay.insist(|| app.settled(&allowance, hold.as_ref(), &running)).await {
                 tracing::warn!(%error, "what a stream held could not be given back");
             }
         });
+    }
+
+    async fn settled(
+        &self,
+        allowance: &str,
+        hold: Option<&Hold>,
+        running: &Running,
+    ) -> Result<(), store::Error> {
+        self.uncount(allowance, running.id).await?;
+        let (Some(hold), store) = (hold, &self.relay.store) else { return Ok(()) };
+        let value = value(hold, running.id);
+        if running.mute() || (hold.cache && !running.completed()) {
+            return store.release(&hold.key, &value).await;
+        }
+        let window = self.edge.replay_window;
+        let ttl = if window.is_zero() { KEY_TTL } else { window };
+        store.claim(&hold.key, &value, ttl).await.map(drop)
     }
 }
 

@@ -23,7 +23,7 @@ use crate::relay::running::Attendance;
 use crate::relay::silence::Silence;
 use crate::relay::tail::{self, Tail};
 use crate::relay::watch::{Watch, Watchers};
-use crate::room::{Kind, Room, Vector, message};
+use crate::room::{Room, Vector, message};
 use crate::sse;
 use crate::store::Error;
 use crate::surface::native::RETRY_MS;
@@ -65,6 +65,14 @@ pub struct Snapshot {
     pub room: Room,
     /// The tails of running streams, open already.
     pub tails: BTreeMap<u32, Arc<Tail>>,
+}
+
+impl Snapshot {
+    fn covers(&self, held: &Vector) -> bool {
+        let mut streams = held.streams.iter();
+        self.vector.room >= held.room
+            && streams.all(|(n, at)| self.vector.streams.get(n).is_none_or(|shown| shown >= at))
+    }
 }
 
 /// What a viewer finds at its index.
@@ -145,6 +153,19 @@ impl Mirror {
         }
     }
 
+    /// A moment that is not before what a viewer has seen on another node, which may have been told of it earlier than
+    /// this one. What is in `held` must be true, or there will be no such moment.
+    pub async fn snapshot_from(&self, held: &Vector) -> Snapshot {
+        let watch = self.watchers.join();
+        std::future::poll_fn(|cx| {
+            watch.register(cx);
+            let moment = self.snapshot();
+            let there = self.window().gone || moment.covers(held);
+            if there { Poll::Ready(moment) } else { Poll::Pending }
+        })
+        .await
+    }
+
     /// Whether no stream runs, as far as was told.
     pub fn is_quiet(&self) -> bool {
         self.window().tails.is_empty()
@@ -204,6 +225,8 @@ impl Run {
                 None => false,
             };
             self.read_streams(&mirror);
+            // A stream that cannot be read on here is seen by whoever comes back: the mirror is opened anew.
+            let gone = gone || self.streams.values().any(|live| live.tail.is_cut_off());
             if gone {
                 mirror.window().gone = true;
             }
@@ -241,10 +264,11 @@ impl Run {
         for record in records {
             let opened = {
                 let mut window = mirror.window();
+                let newest = |room: &Room| room.streams.last_key_value().map(|(n, entry)| (*n, entry.stream));
+                let before = newest(&window.room);
                 window.room.apply(record);
                 window.vector.room = record.position;
-                let newest = window.room.streams.last_key_value().map(|(n, entry)| (*n, entry.stream));
-                newest.filter(|_| record.draft.kind == Kind::Opened as u8)
+                newest(&window.room).filter(|newest| Some(*newest) != before)
             };
             if let Some((n, stream)) = opened
                 && let Some(live) = live(&self.relay, stream).await?

@@ -1,7 +1,7 @@
 //! The integration tests, one binary.
 //!
 //! harness: a server on a free port and a scripted fake provider over real sockets; at the end nothing may be left.
-//! binary: the real program as a process. fixtures: recorded provider bytes and the logs they become. heard: what a client makes of a surface's bytes.
+//! binary: the real program as a process. fleet: several of them. fixtures: recorded provider bytes and the logs they become. heard: what a client makes of a surface's bytes.
 //! seed: repeatable randomness. watchers: viewers that lose their connection all the time.
 
 #![allow(unreachable_pub, reason = "one binary: pub means for the other modules")]
@@ -15,6 +15,7 @@ mod harness;
 
 mod binary;
 mod fixtures;
+mod fleet;
 mod heard;
 mod seed;
 mod watchers;
@@ -40,7 +41,9 @@ mod policies;
 mod resilience;
 mod responses;
 mod resume;
+mod rolling;
 mod shutdown;
+mod simulation;
 mod store_contract;
 mod store_coordination;
 mod store_disk;
