@@ -3,6 +3,7 @@
 //! Knows every module of the core and the shell, and none of the edge: no status codes, no sockets.
 
 mod condition;
+pub mod machines;
 pub mod nodes;
 pub mod start;
 pub mod store;
@@ -18,7 +19,7 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::{Access, Principal, Role};
-use crate::config::{Config, Environment, ModelConfig, OnRestart, Parts};
+use crate::config::{Config, Engine, Environment, ModelConfig, OnRestart, Parts};
 use crate::hub::{self, Hub};
 use crate::limits::ledger::Ledger;
 use crate::limits::{self, Permits};
@@ -30,6 +31,7 @@ use crate::relay::{self, Facts, Relay, now_ms, since_start, tail};
 use crate::store::{Error, Orphan, Span, Store};
 use crate::surface::ai_sdk;
 use condition::{Condition, Report};
+use machines::Machines;
 
 /// Where the process is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +68,8 @@ pub struct Settings {
     /// What stands in front of every request to a model, by its alias.
     pub openings: BTreeMap<String, Opening>,
     pub ai_sdk: AiSdk,
+    /// On Fly without a shared store.
+    pub machines: Option<Machines>,
 }
 
 /// A prompt without variables, as the beginning of a chat.
@@ -248,7 +252,13 @@ pub fn settings(config: &Config, open: bool, environment: &Environment) -> anyho
         Parts::V5 => ai_sdk::Parts::V5,
         Parts::V6 => ai_sdk::Parts::V6,
     };
+    let own = environment.get("FLY_MACHINE_ID").map(String::as_str);
+    let machines = Machines::new(&config.server.fly_machines, own).context("server.fly_machines")?;
+    if machines.is_some() && config.store.engine == Engine::Redis {
+        bail!("server.fly_machines: over Redis every machine has every stream");
+    }
     Ok(Settings {
+        machines,
         access: config.access(open, environment)?,
         routes: config.routes(environment)?,
         openings: openings(config, &prompts)?,

@@ -6,6 +6,7 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::machines::Machines;
 use super::{App, Phase};
 use crate::auth::{Principal, Role, digest_of};
 use crate::chat::{Invalid, Request};
@@ -221,6 +222,7 @@ impl App {
             retelling,
             response: wish.response,
             known_as: wish.known_as,
+            tag: self.settings.load().machines.as_ref().map(Machines::tag),
         })
     }
 

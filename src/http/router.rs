@@ -12,7 +12,7 @@ use super::error::ApiError;
 use super::rate::Rate;
 use super::{
     ai_sdk, anthropic, chat_stream, compat, envelope, extract, gemini, models, ops, origin, poll, prompts,
-    responses, sessions, socket, streams, ui, usage,
+    replay, responses, sessions, socket, streams, ui, usage,
 };
 use crate::app::App;
 
@@ -76,6 +76,7 @@ pub fn router(app: &Arc<App>, rate: Option<&Rate>) -> Router {
                 "this route has other methods",
             )
         })
+        .layer(from_fn_with_state(app.clone(), replay::replay))
         .layer(from_fn_with_state(app.clone(), origin::guard))
         .layer(origin::cors(app.clone()))
         .layer(from_fn_with_state(app.clone(), envelope::envelope))
