@@ -5,6 +5,7 @@
 mod condition;
 pub mod entry;
 pub mod key_sets;
+pub mod machines;
 pub mod nodes;
 pub mod start;
 pub mod store;
@@ -21,7 +22,7 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::{Access, Principal, Role, Scope};
-use crate::config::{Config, Environment, ModelConfig, OnRestart, Parts};
+use crate::config::{Config, Engine, Environment, ModelConfig, OnRestart, Parts};
 use crate::hub::{self, Hub};
 use crate::limits::ledger::Ledger;
 use crate::limits::strikes::Strikes;
@@ -36,6 +37,7 @@ use crate::surface::ai_sdk;
 use crate::tls;
 use condition::{Condition, Report};
 use key_sets::KeySets;
+use machines::Machines;
 use tickets::Seals;
 
 /// Where the process is in its life.
@@ -76,6 +78,8 @@ pub struct Settings {
     /// What stands in front of every request to a model, by its alias.
     pub openings: BTreeMap<String, Opening>,
     pub ai_sdk: AiSdk,
+    /// On Fly without a shared store.
+    pub machines: Option<Machines>,
 }
 
 /// A prompt without variables, as the beginning of a chat.
@@ -278,7 +282,13 @@ pub fn settings(config: &Config, open: bool, environment: &Environment) -> anyho
         Parts::V5 => ai_sdk::Parts::V5,
         Parts::V6 => ai_sdk::Parts::V6,
     };
+    let own = environment.get("FLY_MACHINE_ID").map(String::as_str);
+    let machines = Machines::new(&config.server.fly_machines, own).context("server.fly_machines")?;
+    if machines.is_some() && config.store.engine == Engine::Redis {
+        bail!("server.fly_machines: over Redis every machine has every stream");
+    }
     Ok(Settings {
+        machines,
         access: config.access(open, environment)?,
         identity: config.identity()?.map(Arc::new),
         routes: config.routes(environment)?,

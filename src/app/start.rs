@@ -2,9 +2,11 @@
 //!
 //! Model, permit, log, room, idempotency key, and only then the provider.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::machines::Machines;
 use super::{App, Phase};
 use crate::auth::{Principal, Role, digest_of};
 use crate::chat::{Invalid, Request};
@@ -14,7 +16,7 @@ use crate::relay::retelling::Retelling;
 use crate::relay::route::{Route, Target, UnknownModel};
 use crate::relay::running::{OnDisconnect, Running};
 use crate::relay::tail::End;
-use crate::relay::{Facts, Hold, Plan, Spec, since_start};
+use crate::relay::{Created, Facts, Hold, Plan, Spec, since_start};
 use crate::store::{self, Claim};
 use crate::surface::opening;
 
@@ -162,10 +164,17 @@ impl App {
         let permit = self.running_permits.take(allowance).ok_or_else(|| self.too_many_streams())?;
         let created = self.relay.create(spec).await?;
         let (id, running) = (created.id, created.running.clone());
-        match self.register(allowance, hold, session.as_ref(), &running).await {
+        match self.register(allowance, hold.as_ref(), session.as_ref(), &running).await {
             Ok(None) => {
                 self.relay.launch(created, permit);
                 Ok(Started { id, replayed: hit, cache, running: Some(running) })
+            }
+            Err(StartError::Store(error @ store::Error::Unavailable(_))) => {
+                match hold {
+                    Some(hold) => self.decide_later(created, permit, hold),
+                    None => self.relay.discard(created).await,
+                }
+                Err(error.into())
             }
             other => {
                 self.relay.discard(created).await;
@@ -213,6 +222,7 @@ impl App {
             retelling,
             response: wish.response,
             known_as: wish.known_as,
+            tag: self.settings.load().machines.as_ref().map(Machines::tag),
         })
     }
 
@@ -257,25 +267,41 @@ impl App {
     async fn register(
         self: &Arc<Self>,
         allowance: &str,
-        hold: Option<Hold>,
+        hold: Option<&Hold>,
         session: Option<&Arc<Session>>,
         running: &Arc<Running>,
     ) -> Result<Option<Started>, StartError> {
-        // The claim comes after the log: whoever finds the key finds the stream.
-        if let Some(hold) = &hold
-            && let Claim::Held(other) =
-                self.relay.store.claim(&hold.key, &value(hold, running.id), KEY_TTL).await?
-        {
-            return replayed(&other, &hold.print).map(Some);
-        }
-        self.settle(allowance.to_owned(), hold, running.clone());
+        self.settle(allowance.to_owned(), hold.cloned(), running.clone());
         if !self.count(allowance, running.id).await? {
             return Err(self.too_many_streams());
         }
         if let Some(session) = session {
             self.hub.opened(session, running.clone()).await?;
         }
-        Ok(None)
+        match hold {
+            Some(hold) => self.claim(hold, running.id).await,
+            None => Ok(None),
+        }
+    }
+
+    /// The last step: whoever finds the key finds a stream that runs. Returns the one that has the key already.
+    async fn claim(&self, hold: &Hold, id: LogId) -> Result<Option<Started>, StartError> {
+        match self.relay.store.claim(&hold.key, &value(hold, id), KEY_TTL).await? {
+            Claim::Won => Ok(None),
+            Claim::Held(other) => replayed(&other, &hold.print).map(Some),
+        }
+    }
+
+    /// A start that broke off may have its key, and then others are sent to its stream: whether it does is asked until
+    /// the store answers.
+    fn decide_later(self: &Arc<Self>, created: Created, permit: impl Any + Send, hold: Hold) {
+        let app = self.clone();
+        self.tracker.spawn(async move {
+            match app.relay.insist(|| app.relay.store.claimed(&hold.key)).await {
+                Ok(Some(held)) if held == value(&hold, created.id) => app.relay.launch(created, permit),
+                _ => app.relay.discard(created).await,
+            }
+        });
     }
 
     /// The stream that holds this key, if it is still kept.

@@ -253,7 +253,8 @@ impl Run {
             live.watch.register(cx);
             let seen = window.vector.streams.get(n).copied().unwrap_or_default();
             let closed = window.room.streams.get(n).is_none_or(|entry| entry.closed.is_some());
-            if live.tail.head() != seen || (closed && live.tail.end().is_some()) {
+            let over = closed && live.tail.is_over();
+            if live.tail.head() != seen || over || live.tail.is_cut_off() {
                 return Poll::Ready(None);
             }
         }
@@ -289,7 +290,7 @@ impl Run {
             let mut window = mirror.window();
             let seen = window.vector.streams.get(n).copied().unwrap_or_default();
             // The end first: whatever is read after it is all there is.
-            let ended = live.tail.end().is_some();
+            let ended = live.tail.is_over();
             let records = live.tail.with_records(|all| all[seen.seq as usize..].to_vec());
             if !records.is_empty() {
                 let sse = encode(log, &mut window.vector, *n, live.tail.log, &records);

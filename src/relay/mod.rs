@@ -101,6 +101,8 @@ pub struct Spec {
     pub response: Option<Map<String, Value>>,
     /// The beginning of the key under which the provider's own id of a response is noted.
     pub known_as: Option<String>,
+    /// What its id says of where it is.
+    pub tag: Option<u32>,
 }
 
 /// A stream that exists and can be read, and whose provider has not been called yet.
@@ -147,7 +149,8 @@ impl Relay {
 
     /// Registers a stream: from here on it can be found and read.
     pub async fn create(self: &Arc<Self>, spec: Spec) -> Result<Created, store::Error> {
-        let id = LogId(ulid::Ulid::generate().0);
+        let random = LogId(ulid::Ulid::generate().0);
+        let id = spec.tag.map_or(random, |tag| random.tagged(tag));
         let created = self.open(id, spec).await;
         if created.is_err() {
             self.withdraw(id).await;

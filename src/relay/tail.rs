@@ -184,6 +184,11 @@ impl Tail {
         self.shared().end == Some(End::Away)
     }
 
+    /// Whether everything that there will ever be is here.
+    pub fn is_over(&self) -> bool {
+        matches!(self.shared().end, Some(End::Ended(_) | End::Gone))
+    }
+
     /// Waits until nothing more will come.
     pub async fn ended(&self) {
         self.until(|| self.end().is_some()).await;

@@ -40,6 +40,7 @@ impl Relay {
             retelling: None,
             response: None,
             known_as: None,
+            tag: None,
         };
         let mut job = Job::new(running.clone(), spec, orphan.head);
         job.inherit(events, weight);

@@ -31,6 +31,7 @@ mod commands;
 mod config;
 mod cores;
 mod crashes;
+mod fly;
 mod gemini;
 mod golden;
 mod limits;

@@ -1,6 +1,8 @@
 //! A seeded simulator of several nodes in virtual time: partitions, pauses, late, lost and doubled calls of the store,
 //! while streams run and viewers read them on every node. The whole server below the sockets, no clock of this world.
 //!
+//! Repeated with its seed a world goes the same way but for pauses before retries, which ids decide.
+//!
 //! The oracle: what a viewer has gathered is the log's text, each `reset` forgotten what came before it; and the log is the
 //! whole answer, or says how it ended.
 
