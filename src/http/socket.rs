@@ -168,15 +168,16 @@ struct Place {
 impl Viewer {
     async fn serve(self, mut socket: WebSocket) {
         if let Goodbye::Close(code, reason) = self.run(&mut socket).await.unwrap_or_else(|goodbye| goodbye) {
-            close(&mut socket, code, reason).await;
+            Box::pin(close(&mut socket, code, reason)).await;
         }
     }
 
     async fn run(&self, socket: &mut WebSocket) -> Result<Goodbye, Goodbye> {
-        let Ok(hello) = timeout(HELLO_WAIT, self.hello(socket)).await else {
+        // Boxed, here and below: a socket that waits does not keep room for all that it may ever do.
+        let Ok(hello) = timeout(HELLO_WAIT, Box::pin(self.hello(socket))).await else {
             return Ok(Goodbye::Close(PROTOCOL, "no hello"));
         };
-        let mut place = self.welcome(socket, hello?).await?;
+        let mut place = Box::pin(self.welcome(socket, hello?)).await?;
         let (ping, pong) = (self.app.edge.ping, self.app.edge.pong);
         let closing = self.app.closing();
         // One timer that looks back when it fires: nothing is rearmed with every message.
@@ -194,12 +195,12 @@ impl Viewer {
             });
             tokio::select! {
                 found = news => {
-                    self.send_news(socket, &mut place, found).await?;
+                    Box::pin(self.send_news(socket, &mut place, found)).await?;
                 }
                 received = socket.recv() => {
                     heard = Instant::now();
                     let Some(message) = received else { return Ok(Goodbye::Left) };
-                    self.receive(socket, message?).await?;
+                    Box::pin(self.receive(socket, message?)).await?;
                     term.renew(self.standing.principal().expires_s);
                 }
                 turn = term.turn() => {
@@ -207,7 +208,7 @@ impl Viewer {
                         return Ok(Goodbye::Close(EXPIRED, "the credential has expired"));
                     }
                     let grace_ms = self.app.edge.expiry_grace.as_millis() as u64;
-                    self.send(socket, Message::text(message::expired(grace_ms, now_ms()))).await?;
+                    Box::pin(self.send(socket, Message::text(message::expired(grace_ms, now_ms())))).await?;
                 }
                 () = alarm.as_mut(), if !ping.is_zero() => {
                     if heard + ping > Instant::now() {
@@ -216,20 +217,25 @@ impl Viewer {
                         return Ok(Goodbye::Close(BEHIND, "no pong"));
                     } else {
                         asked = Some(Instant::now());
-                        self.send(socket, Message::Ping(Bytes::new())).await?;
+                        Box::pin(self.send(socket, Message::Ping(Bytes::new()))).await?;
                         alarm.as_mut().reset(Instant::now() + if pong.is_zero() { ping } else { pong });
                     }
                 }
                 () = closing.as_mut() => {
-                    while let found @ Find::Entries(_) = place.mirror.find(place.next) {
-                        self.send_news(socket, &mut place, found).await?;
-                    }
-                    let retry = 1000 + jitter_ms(4000);
-                    self.send(socket, Message::text(message::going_away(retry, now_ms()))).await?;
+                    Box::pin(self.going_away(socket, &mut place)).await?;
                     return Ok(Goodbye::Close(DRAIN, "draining"));
                 }
             }
         }
+    }
+
+    /// The last news, and when to come back.
+    async fn going_away(&self, socket: &mut WebSocket, place: &mut Place) -> Result<(), Goodbye> {
+        while let found @ Find::Entries(_) = place.mirror.find(place.next) {
+            self.send_news(socket, place, found).await?;
+        }
+        let retry = 1000 + jitter_ms(4000);
+        self.send(socket, Message::text(message::going_away(retry, now_ms()))).await
     }
 
     /// One that takes no byte for as long as a pong may take is too far behind.

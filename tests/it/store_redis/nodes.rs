@@ -85,7 +85,17 @@ async fn a_room_is_written_by_all() {
     for writer in writers.collect::<Vec<_>>() {
         soon("a writer", writer).await.expect("no panic");
     }
-    let all = whole(&*nodes[0], LOG).await.expect("there");
+    // What others wrote last may still be on its way to a node.
+    let all = soon("every record", async {
+        loop {
+            let all = whole(&*nodes[0], LOG).await.expect("there");
+            if all.len() >= 150 {
+                return all;
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
     assert_eq!(all.len(), 150);
     for store in &nodes {
         soon("the same everywhere", async {
