@@ -262,19 +262,19 @@ impl Run {
     }
 
     async fn read_room(&mut self, mirror: &Mirror, records: &[Record]) -> Result<(), Error> {
+        let newest = |room: &Room| room.streams.last_key_value().map(|(n, entry)| (*n, entry.stream));
         for record in records {
-            let opened = {
-                let mut window = mirror.window();
-                let newest = |room: &Room| room.streams.last_key_value().map(|(n, entry)| (*n, entry.stream));
-                let before = newest(&window.room);
-                window.room.apply(record);
-                window.vector.room = record.position;
-                newest(&window.room).filter(|newest| Some(*newest) != before)
+            let mut room = mirror.window().room.clone();
+            let before = newest(&room);
+            room.apply(record);
+            let opened = match newest(&room).filter(|newest| Some(*newest) != before) {
+                Some((n, stream)) => live(&self.relay, stream).await?.map(|live| (n, live)),
+                None => None,
             };
-            if let Some((n, stream)) = opened
-                && let Some(live) = live(&self.relay, stream).await?
-            {
-                let mut window = mirror.window();
+            // All at once: a viewer that comes in between would take the stream for one that was over before.
+            let mut window = mirror.window();
+            (window.room, window.vector.room) = (room, record.position);
+            if let Some((n, live)) = opened {
                 window.vector.streams.insert(n, Position::START);
                 window.tails.insert(n, live.tail.clone());
                 self.streams.insert(n, live);
