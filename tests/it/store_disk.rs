@@ -126,7 +126,7 @@ async fn what_ran_and_what_ended_is_there_after_a_restart() {
         let held = store.held();
         drop(store);
         // The short one's time passes.
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        sleep(Duration::from_millis(20)).await;
 
         for _ in 0..3 {
             let store = open(&options);
