@@ -5,13 +5,14 @@
 mod condition;
 pub mod entry;
 pub mod key_sets;
+pub mod machines;
 pub mod nodes;
 pub mod start;
 pub mod store;
 pub mod tickets;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -21,7 +22,7 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::{Access, Principal, Role, Scope};
-use crate::config::{Config, Environment, ModelConfig, OnRestart, Parts};
+use crate::config::{Config, Engine, Environment, ModelConfig, OnRestart, Parts};
 use crate::hub::{self, Hub};
 use crate::limits::ledger::Ledger;
 use crate::limits::strikes::Strikes;
@@ -31,11 +32,12 @@ use crate::metrics::Metrics;
 use crate::prompts::Library;
 use crate::relay::route::Routes;
 use crate::relay::{self, Facts, Relay, now_ms, since_start, tail};
-use crate::store::{Error, Span, Store};
+use crate::store::{Error, Orphan, Span, Store};
 use crate::surface::ai_sdk;
 use crate::tls;
 use condition::{Condition, Report};
 use key_sets::KeySets;
+use machines::Machines;
 use tickets::Seals;
 
 /// Where the process is in its life.
@@ -76,6 +78,8 @@ pub struct Settings {
     /// What stands in front of every request to a model, by its alias.
     pub openings: BTreeMap<String, Opening>,
     pub ai_sdk: AiSdk,
+    /// On Fly without a shared store.
+    pub machines: Option<Machines>,
 }
 
 /// A prompt without variables, as the beginning of a chat.
@@ -111,6 +115,8 @@ pub struct App {
     pub user_viewers: Permits<String>,
     pub tracker: TaskTracker,
     on_restart: OnRestart,
+    /// Streams that are this process's to go on with, once the store can be read.
+    orphans: Mutex<Vec<Orphan>>,
     condition: Condition,
     phase: watch::Sender<Phase>,
 }
@@ -168,6 +174,7 @@ impl App {
             seals: Seals::default(),
             tracker,
             on_restart,
+            orphans: Mutex::default(),
             condition: Condition::new(now_ms()),
             phase: watch::Sender::new(Phase::Serving),
         });
@@ -275,7 +282,13 @@ pub fn settings(config: &Config, open: bool, environment: &Environment) -> anyho
         Parts::V5 => ai_sdk::Parts::V5,
         Parts::V6 => ai_sdk::Parts::V6,
     };
+    let own = environment.get("FLY_MACHINE_ID").map(String::as_str);
+    let machines = Machines::new(&config.server.fly_machines, own).context("server.fly_machines")?;
+    if machines.is_some() && config.store.engine == Engine::Redis {
+        bail!("server.fly_machines: over Redis every machine has every stream");
+    }
     Ok(Settings {
+        machines,
         access: config.access(open, environment)?,
         identity: config.identity()?.map(Arc::new),
         routes: config.routes(environment)?,

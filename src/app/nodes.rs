@@ -1,7 +1,7 @@
 //! What processes that share a store do for one another: streams whose process is gone are gone on with, or ended, and
 //! limits of users hold for all of them together.
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::{App, Phase};
@@ -117,22 +117,36 @@ impl App {
         if self.phase() != Phase::Serving {
             return Ok(());
         }
-        for orphan in self.relay.store.orphans().await? {
+        let found = self.relay.store.orphans().await?;
+        // An orphan is told of once.
+        let earlier = std::mem::take(&mut *self.not_yet_adopted());
+        for orphan in earlier.into_iter().chain(found) {
             let (app, log) = (self.clone(), orphan.log);
             // Seen through even if the caller goes away meanwhile.
-            let adopted = self.tracker.spawn(async move { app.adopt(orphan).await });
-            match adopted.await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
-                    tracing::warn!(stream.id = %log, %error, "a stream could not be taken over")
+            let adopted = self.tracker.spawn(async move {
+                match app.adopt(&orphan).await {
+                    Err(store::Error::Unavailable(why)) => {
+                        tracing::warn!(stream.id = %log, why, "a stream could not be taken over yet");
+                        app.not_yet_adopted().push(orphan);
+                    }
+                    Err(error) => {
+                        tracing::warn!(stream.id = %log, %error, "a stream could not be taken over")
+                    }
+                    Ok(()) => {}
                 }
-                Err(error) => tracing::error!(stream.id = %log, %error, "taking over a stream failed"),
+            });
+            if let Err(error) = adopted.await {
+                tracing::error!(stream.id = %log, %error, "taking over a stream failed");
             }
         }
         Ok(())
     }
 
-    async fn adopt(self: &Arc<Self>, orphan: Orphan) -> Result<(), store::Error> {
+    fn not_yet_adopted(&self) -> MutexGuard<'_, Vec<Orphan>> {
+        self.orphans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn adopt(self: &Arc<Self>, orphan: &Orphan) -> Result<(), store::Error> {
         let facts = self.relay.facts(orphan.log).await?;
         let session = match &facts.session {
             Some(name) => self.hub.get(&facts.tenant, name).await?,
@@ -144,22 +158,25 @@ impl App {
             self.settings.load().routes.resolve(&plan.request.model, dialect).ok()
         });
         let (Some(plan), Some(route)) = (plan, route) else {
-            self.relay.bury(&orphan, "the server stopped before the answer was complete").await?;
+            self.relay.bury(orphan, "the server stopped before the answer was complete").await?;
             return match session {
                 Some(session) => self.hub.close_what_ended(&session).await,
                 None => Ok(()),
             };
         };
+        let stopped_by = self.relay.was_stopped(orphan.log).await?;
         // What runs already is not refused for being too much.
         let permit = self.running_permits.take(&plan.allowance);
         let account = self.ledger.account(&plan.allowance);
         let (allowance, hold) = (plan.allowance.clone(), plan.hold.clone());
-        let created = self.relay.adopt(&orphan, plan, route, account).await?;
+        let created = self.relay.adopt(orphan, plan, route, account).await?;
         self.settle(allowance, hold, created.running.clone());
-        if let Some(session) = session {
-            self.hub.reopened(&session, created.running.clone()).await?;
+        if let Some(session) = session
+            && let Err(error) = self.hub.reopened(&session, created.running.clone()).await
+        {
+            tracing::warn!(stream.id = %orphan.log, %error, "the room was not told of a stream that goes on");
         }
-        if let Some(by) = self.relay.was_stopped(orphan.log).await? {
+        if let Some(by) = stopped_by {
             created.running.stop(Stop::Cancelled(by));
         }
         self.relay.launch(created, permit);

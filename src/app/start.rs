@@ -2,9 +2,11 @@
 //!
 //! Model, permit, log, room, idempotency key, and only then the provider.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::machines::Machines;
 use super::{App, Phase};
 use crate::auth::{Principal, Role, digest_of};
 use crate::chat::{Invalid, Request};
@@ -14,7 +16,7 @@ use crate::relay::retelling::Retelling;
 use crate::relay::route::{Route, Target, UnknownModel};
 use crate::relay::running::{OnDisconnect, Running};
 use crate::relay::tail::End;
-use crate::relay::{Errand, Facts, Hold, Plan, Spec, random, since_start};
+use crate::relay::{Created, Errand, Facts, Hold, Plan, Spec, random, since_start};
 use crate::store::{self, Claim};
 use crate::surface::opening;
 
@@ -163,13 +165,20 @@ impl App {
         let permit = self.running_permits.take(allowance).ok_or_else(|| self.too_many_streams())?;
         let created = self.relay.create(spec).await?;
         let (id, running) = (created.id, created.running.clone());
-        match self.register(allowance, hold, session.as_ref(), &running).await {
+        match self.register(allowance, hold.as_ref(), session.as_ref(), &running).await {
             Ok(None) => {
                 self.relay.launch(created, permit);
                 Ok(Started { id, replayed: hit, cache, running: Some(running) })
             }
+            Err(StartError::Store(error @ store::Error::Unavailable(_))) => {
+                match hold {
+                    Some(hold) => self.decide_later(created, permit, hold),
+                    None => self.relay.discard(created).await,
+                }
+                Err(error.into())
+            }
             other => {
-                self.relay.discard(created).await?;
+                self.relay.discard(created).await;
                 let started = other?.unwrap_or(Started { id, replayed: true, cache, running: None });
                 Ok(Started { cache, ..started })
             }
@@ -205,7 +214,8 @@ impl App {
             hold,
         };
         let errand = Errand { plan, ask, route, account, retelling, known_as: wish.known_as };
-        Ok(Spec { errand, facts, message: wish.message, response: wish.response })
+        let tag = self.settings.load().machines.as_ref().map(Machines::tag);
+        Ok(Spec { errand, facts, message: wish.message, response: wish.response, tag })
     }
 
     /// A kept answer that is to be told at a pace; None: it can be read as it is, at once or while it runs.
@@ -249,26 +259,41 @@ impl App {
     async fn register(
         self: &Arc<Self>,
         allowance: &str,
-        hold: Option<Hold>,
+        hold: Option<&Hold>,
         session: Option<&Arc<Session>>,
         running: &Arc<Running>,
     ) -> Result<Option<Started>, StartError> {
-        // The claim comes after the log: whoever finds the key finds the stream.
-        if let Some(hold) = &hold
-            && let Claim::Held(other) =
-                self.relay.store.claim(&hold.key, &value(hold, running.id), KEY_TTL).await?
-        {
-            return replayed(&other, &hold.print).map(Some);
-        }
-        let counted = self.count(allowance, running.id).await?;
-        self.settle(allowance.to_owned(), hold, running.clone());
-        if !counted {
+        self.settle(allowance.to_owned(), hold.cloned(), running.clone());
+        if !self.count(allowance, running.id).await? {
             return Err(self.too_many_streams());
         }
         if let Some(session) = session {
             self.hub.opened(session, running.clone()).await?;
         }
-        Ok(None)
+        match hold {
+            Some(hold) => self.claim(hold, running.id).await,
+            None => Ok(None),
+        }
+    }
+
+    /// The last step: whoever finds the key finds a stream that runs. Returns the one that has the key already.
+    async fn claim(&self, hold: &Hold, id: LogId) -> Result<Option<Started>, StartError> {
+        match self.relay.store.claim(&hold.key, &value(hold, id), KEY_TTL).await? {
+            Claim::Won => Ok(None),
+            Claim::Held(other) => replayed(&other, &hold.print).map(Some),
+        }
+    }
+
+    /// A start that broke off may have its key, and then others are sent to its stream: whether it does is asked until
+    /// the store answers.
+    fn decide_later(self: &Arc<Self>, created: Created, permit: impl Any + Send, hold: Hold) {
+        let app = self.clone();
+        self.tracker.spawn(async move {
+            match app.relay.insist(|| app.relay.store.claimed(&hold.key)).await {
+                Ok(Some(held)) if held == value(&hold, created.id) => app.relay.launch(created, permit),
+                _ => app.relay.discard(created).await,
+            }
+        });
     }
 
     /// The stream that holds this key, if it is still kept.
@@ -294,21 +319,27 @@ impl App {
             if running.left() {
                 return;
             }
-            let settled = async {
-                app.uncount(&allowance, running.id).await?;
-                let (Some(hold), store) = (hold, &app.relay.store) else { return Ok(()) };
-                let value = value(&hold, running.id);
-                if running.mute() || (hold.cache && !running.completed()) {
-                    return store.release(&hold.key, &value).await;
-                }
-                let window = app.edge.replay_window;
-                let ttl = if window.is_zero() { KEY_TTL } else { window };
-                store.claim(&hold.key, &value, ttl).await.map(drop)
-            };
-            if let Err(error) = settled.await {
+            if let Err(error) = app.relay.insist(|| app.settled(&allowance, hold.as_ref(), &running)).await {
                 tracing::warn!(%error, "what a stream held could not be given back");
             }
         });
+    }
+
+    async fn settled(
+        &self,
+        allowance: &str,
+        hold: Option<&Hold>,
+        running: &Running,
+    ) -> Result<(), store::Error> {
+        self.uncount(allowance, running.id).await?;
+        let (Some(hold), store) = (hold, &self.relay.store) else { return Ok(()) };
+        let value = value(hold, running.id);
+        if running.mute() || (hold.cache && !running.completed()) {
+            return store.release(&hold.key, &value).await;
+        }
+        let window = self.edge.replay_window;
+        let ttl = if window.is_zero() { KEY_TTL } else { window };
+        store.claim(&hold.key, &value, ttl).await.map(drop)
     }
 }
 

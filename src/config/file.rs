@@ -42,6 +42,8 @@ pub struct Server {
     pub replay_window_s: u64,
     /// Where bare model names go; empty: the first provider by name whose key is set, else `demo`.
     pub default_provider: String,
+    /// Where streams are whose ids are another machine's; empty: all are here, or in a store that is shared.
+    pub fly_machines: Vec<String>,
 }
 
 impl Default for Server {
@@ -55,6 +57,7 @@ impl Default for Server {
             trusted_proxies: Vec::new(),
             replay_window_s: 3600,
             default_provider: String::new(),
+            fly_machines: Vec::new(),
         }
     }
 }

@@ -108,6 +108,7 @@ async fn hold_head(app: &App, viewer: &mut Viewer, started: &Started) -> Result<
         viewer.tail.with_records(|records| (!has_spoken(records)).then(|| Transcript::of(records)));
     match transcript {
         Some(_) if viewer.tail.end() == Some(End::Leaving) => Err(ApiError::draining()),
+        Some(_) if viewer.tail.is_cut_off() => Err(ApiError::store_away()),
         // A dialect with a word for this ending says it in the stream.
         Some(Transcript { done: Some(done), .. })
             if viewer.format().surface.ending(done.status) == Ending::Clean =>
@@ -131,6 +132,7 @@ async fn whole(viewer: &mut Viewer, started: &Started) -> Result<Response, ApiEr
     match tail.end() {
         Some(End::Ended(_)) => {}
         Some(End::Leaving) => return Err(ApiError::draining()),
+        Some(End::Away) => return Err(ApiError::store_away()),
         _ => return Err(ApiError::of_stream("interrupted", "the stream was forgotten")),
     }
     tail.with_records(|records| failed(&Transcript::of(records), started))?;

@@ -78,6 +78,12 @@ impl ApiError {
         error
     }
 
+    /// 503: the store does not answer.
+    pub fn store_away() -> ApiError {
+        let message = "the server cannot reach its store";
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", message)
+    }
+
     /// A stream that failed before it said anything, told as an answer.
     pub fn of_stream(code: &str, message: impl Into<String>) -> ApiError {
         let status = match code {
@@ -137,8 +143,7 @@ impl From<store::Error> for ApiError {
             }
             store::Error::Exists | store::Error::Refused(_) | store::Error::Unavailable(_) => {
                 tracing::error!(%error, "the store failed a request");
-                let message = "the server cannot reach its store";
-                ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", message)
+                ApiError::store_away()
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The edge: speaks HTTP to people and programs. Knows no provider's socket and no store's engine.
 //!
 //! A request passes, outermost first: panics caught, request id and span and errors in the route's dialect
-//! (`envelope`), CORS (`origin`), the caller (`entry`), its rate (`rate`), the handler.
+//! (`envelope`), CORS (`origin`), streams of other machines (`replay`), the caller (`entry`), its rate (`rate`), the handler.
 
 mod ai_sdk;
 mod anthropic;
@@ -22,6 +22,7 @@ mod origin;
 mod poll;
 mod prompts;
 pub mod rate;
+mod replay;
 mod responses;
 mod router;
 pub mod secure;

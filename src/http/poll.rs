@@ -48,7 +48,7 @@ pub async fn poll(
     let after = after(request.headers(), query);
     linger(&app, id);
     let tail = app.relay.tail(id).await?;
-    let from = view::position(&tail, after.as_deref());
+    let from = view::position(&app, &tail, after.as_deref()).await?;
     if after.is_some() {
         app.metrics.resumed(from.reset.map_or("ok", Bad::as_str));
     }

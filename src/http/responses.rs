@@ -304,7 +304,7 @@ pub async fn retrieve(
             resumed(&app, app.relay.view_at(tail, format, offset))
         }
         (None, Some(position)) => {
-            let from = view::position(&tail, Some(&position));
+            let from = view::position(&app, &tail, Some(&position)).await?;
             if let Some(bad) = from.reset {
                 app.metrics.resumed(bad.as_str());
                 let message = format!("the position cannot be resumed: {}", bad.as_str());

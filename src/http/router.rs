@@ -12,7 +12,7 @@ use super::error::ApiError;
 use super::rate::Rate;
 use super::{
     ai_sdk, anthropic, chat_stream, compat, entry, envelope, gemini, models, ops, origin, poll, prompts,
-    responses, sessions, socket, streams, tickets, ui, usage,
+    replay, responses, sessions, socket, streams, tickets, ui, usage,
 };
 use crate::app::App;
 
@@ -80,6 +80,7 @@ pub fn router(app: &Arc<App>, rate: Option<&Rate>) -> Router {
                 "this route has other methods",
             )
         })
+        .layer(from_fn_with_state(app.clone(), replay::replay))
         .layer(from_fn_with_state(app.clone(), origin::guard))
         .layer(origin::cors(app.clone()))
         .layer(from_fn_with_state(app.clone(), envelope::envelope))

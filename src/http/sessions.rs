@@ -18,15 +18,15 @@ use serde_json::{Value, json};
 use super::counted::Counted;
 use super::error::ApiError;
 use super::extract::{Caller, after};
-use super::sse::{Held, X_SESSION_ID, going_away, headers};
+use super::sse::{Held, X_SESSION_ID, come_back, headers};
 use crate::app::App;
 use crate::auth::{Principal, Role};
 use crate::hub::Session;
-use crate::hub::catchup::CatchUp;
+use crate::hub::catchup::{CatchUp, confirmed};
 use crate::hub::mirror::{Find, Mirror};
 use crate::log::EventId;
 use crate::relay::watch::Watch;
-use crate::room;
+use crate::room::{self, Vector};
 use crate::surface::Surface;
 
 /// `GET /v1/sessions`: those that the caller has a role in.
@@ -120,7 +120,11 @@ pub async fn events(
     let held = permits(&app, &principal, &session)?;
     let mirror = app.hub.mirror(&session).await?;
     let watch = mirror.watchers.join();
-    let moment = mirror.snapshot();
+    let seen = match after.as_deref().map(Vector::parse) {
+        Some(Ok((log, seen))) if log == session.log => confirmed(&app.relay, &session, &seen).await?,
+        _ => Vector::default(),
+    };
+    let moment = mirror.snapshot_from(&seen).await;
     let catch_up = CatchUp::new(&app.relay, session.log, after.as_deref(), &moment).await?;
     if after.is_some() {
         app.metrics.resumed(catch_up.resets().first().map_or("ok", |(_, bad)| bad.as_str()));
@@ -201,7 +205,7 @@ impl MirrorEvents {
             Find::Nothing => {
                 std::task::ready!(self.closing.as_mut().poll(cx));
                 self.over = true;
-                Poll::Ready(Some(going_away()))
+                Poll::Ready(Some(come_back(&ApiError::draining())))
             }
         }
     }

@@ -127,12 +127,12 @@ impl Events {
                 (Some(reset.into()), Ending::Clean)
             }
             End::Gone => (None, surface.ending(Status::Interrupted)),
-            End::Leaving if matches!(surface, Surface::Native | Surface::Plain) => {
-                (Some(going_away()), Ending::Clean)
-            }
-            End::Leaving => {
-                let frame = ApiError::draining().complaint("").frame(surface);
-                (Some(frame.into()), Ending::Broken)
+            End::Leaving | End::Away => {
+                let error = if end == End::Away { ApiError::store_away() } else { ApiError::draining() };
+                match surface {
+                    Surface::Native | Surface::Plain => (Some(come_back(&error)), Ending::Clean),
+                    _ => (Some(error.complaint("").frame(surface).into()), Ending::Broken),
+                }
             }
         }
     }
@@ -164,9 +164,9 @@ impl Events {
     }
 }
 
-/// Tells when to come back, each viewer another moment.
-pub fn going_away() -> Bytes {
-    let data = json!({"code": "draining", "message": "the server is going away"});
+/// Tells why nothing more comes here and when to come back, each viewer another moment.
+pub fn come_back(why: &ApiError) -> Bytes {
+    let data = json!({"code": why.code, "message": why.message});
     native::aside("notice", Some(1000 + jitter_ms(4000)), &data).into()
 }
 

@@ -15,6 +15,7 @@ use crate::auth::Principal;
 use crate::log::{Bad, EventId, LogId, Position};
 use crate::relay::Facts;
 use crate::relay::tail::{End, Tail};
+use crate::store::Error;
 use crate::surface::{Complaint, Format, Surface, ai_sdk, native};
 
 /// Where a viewer goes on, and why not where it wanted to.
@@ -24,16 +25,14 @@ pub struct From {
 }
 
 /// Reads a position that a client sent. A bad one gets a named reason and the log from its start.
-pub fn position(tail: &Tail, after: Option<&str>) -> From {
-    let checked = after.map(|text| {
-        let id: EventId = text.parse().map_err(|_| Bad::Unknown)?;
-        tail.check(id).map(|()| id.position)
-    });
-    match checked {
-        None => From { position: Position::START, reset: None },
-        Some(Ok(position)) => From { position, reset: None },
-        Some(Err(bad)) => From { position: Position::START, reset: Some(bad) },
-    }
+pub async fn position(app: &App, tail: &Tail, after: Option<&str>) -> Result<From, Error> {
+    let anew = |reset| From { position: Position::START, reset };
+    let Some(text) = after else { return Ok(anew(None)) };
+    let Ok(id) = text.parse::<EventId>() else { return Ok(anew(Some(Bad::Unknown))) };
+    Ok(match app.relay.check(tail, id).await? {
+        Ok(()) => From { position: id.position, reset: None },
+        Err(bad) => anew(Some(bad)),
+    })
 }
 
 /// Whether everything has been read: the log is closed and this is its end.
@@ -63,7 +62,7 @@ pub struct Ask<'a> {
 /// The stream's events as an SSE answer, or 204 if the viewer has them all.
 pub async fn events(app: &Arc<App>, principal: &Principal, ask: Ask<'_>) -> Result<Response, ApiError> {
     let tail = app.relay.tail(ask.id).await?;
-    let from = position(&tail, ask.after);
+    let from = position(app, &tail, ask.after).await?;
     if ask.after.is_some() {
         let ok = if at_end(&tail, from.position) { "done" } else { "ok" };
         app.metrics.resumed(from.reset.map_or(ok, Bad::as_str));

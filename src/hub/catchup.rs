@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::json;
 
+use super::Session;
 use super::mirror::{Snapshot, encode};
 use crate::event::Status;
 use crate::log::transcript::Transcript;
@@ -40,6 +41,23 @@ pub struct CatchUp {
     target: Vector,
     resets: Vec<(Option<String>, Bad)>,
     parts: VecDeque<Part>,
+}
+
+/// As much of what a viewer holds as is true: places that the logs know.
+pub async fn confirmed(relay: &Relay, session: &Session, held: &Vector) -> Result<Vector, Error> {
+    let mut confirmed = Vector::default();
+    if relay.store.check(session.log, held.room).await?.is_ok() {
+        confirmed.room = held.room;
+    }
+    for (n, entry) in session.streams() {
+        let Some(at) = held.streams.get(&n) else { continue };
+        match relay.store.check(entry.stream, *at).await {
+            Ok(Ok(())) => _ = confirmed.streams.insert(n, *at),
+            Ok(Err(_)) | Err(Error::NotFound) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(confirmed)
 }
 
 impl CatchUp {
@@ -80,7 +98,14 @@ impl CatchUp {
                     Err(error) => return Err(error),
                 },
             };
-            if let Err(bad) = tail.check(EventId { log: entry.stream, position: from }) {
+            // The room says that it has ended; its own log may not have come here as far yet.
+            if entry.closed.is_some() && !moment.tails.contains_key(n) {
+                tail.ended().await;
+                if tail.is_cut_off() {
+                    return Err(Error::Unavailable("a stream could not be read to its end".into()));
+                }
+            }
+            if let Err(bad) = relay.check(&tail, EventId { log: entry.stream, position: from }).await? {
                 resets.push((Some(entry.stream.to_string()), bad));
                 from = Position::START;
             }

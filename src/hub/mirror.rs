@@ -23,7 +23,7 @@ use crate::relay::running::Attendance;
 use crate::relay::silence::Silence;
 use crate::relay::tail::{self, Tail};
 use crate::relay::watch::{Watch, Watchers};
-use crate::room::{Kind, Room, Vector, message};
+use crate::room::{Room, Vector, message};
 use crate::sse;
 use crate::store::Error;
 use crate::surface::native::RETRY_MS;
@@ -65,6 +65,14 @@ pub struct Snapshot {
     pub room: Room,
     /// The tails of running streams, open already.
     pub tails: BTreeMap<u32, Arc<Tail>>,
+}
+
+impl Snapshot {
+    fn covers(&self, held: &Vector) -> bool {
+        let mut streams = held.streams.iter();
+        self.vector.room >= held.room
+            && streams.all(|(n, at)| self.vector.streams.get(n).is_none_or(|shown| shown >= at))
+    }
 }
 
 /// What a viewer finds at its index.
@@ -145,6 +153,19 @@ impl Mirror {
         }
     }
 
+    /// A moment that is not before what a viewer has seen on another node, which may have been told of it earlier than
+    /// this one. What is in `held` must be true, or there will be no such moment.
+    pub async fn snapshot_from(&self, held: &Vector) -> Snapshot {
+        let watch = self.watchers.join();
+        std::future::poll_fn(|cx| {
+            watch.register(cx);
+            let moment = self.snapshot();
+            let there = self.window().gone || moment.covers(held);
+            if there { Poll::Ready(moment) } else { Poll::Pending }
+        })
+        .await
+    }
+
     /// Whether no stream runs, as far as was told.
     pub fn is_quiet(&self) -> bool {
         self.window().tails.is_empty()
@@ -204,6 +225,8 @@ impl Run {
                 None => false,
             };
             self.read_streams(&mirror);
+            // A stream that cannot be read on here is seen by whoever comes back: the mirror is opened anew.
+            let gone = gone || self.streams.values().any(|live| live.tail.is_cut_off());
             if gone {
                 mirror.window().gone = true;
             }
@@ -230,7 +253,8 @@ impl Run {
             live.watch.register(cx);
             let seen = window.vector.streams.get(n).copied().unwrap_or_default();
             let closed = window.room.streams.get(n).is_none_or(|entry| entry.closed.is_some());
-            if live.tail.head() != seen || (closed && live.tail.end().is_some()) {
+            let over = closed && live.tail.is_over();
+            if live.tail.head() != seen || over || live.tail.is_cut_off() {
                 return Poll::Ready(None);
             }
         }
@@ -238,18 +262,19 @@ impl Run {
     }
 
     async fn read_room(&mut self, mirror: &Mirror, records: &[Record]) -> Result<(), Error> {
+        let newest = |room: &Room| room.streams.last_key_value().map(|(n, entry)| (*n, entry.stream));
         for record in records {
-            let opened = {
-                let mut window = mirror.window();
-                window.room.apply(record);
-                window.vector.room = record.position;
-                let newest = window.room.streams.last_key_value().map(|(n, entry)| (*n, entry.stream));
-                newest.filter(|_| record.draft.kind == Kind::Opened as u8)
+            let mut room = mirror.window().room.clone();
+            let before = newest(&room);
+            room.apply(record);
+            let opened = match newest(&room).filter(|newest| Some(*newest) != before) {
+                Some((n, stream)) => live(&self.relay, stream).await?.map(|live| (n, live)),
+                None => None,
             };
-            if let Some((n, stream)) = opened
-                && let Some(live) = live(&self.relay, stream).await?
-            {
-                let mut window = mirror.window();
+            // All at once: a viewer that comes in between would take the stream for one that was over before.
+            let mut window = mirror.window();
+            (window.room, window.vector.room) = (room, record.position);
+            if let Some((n, live)) = opened {
                 window.vector.streams.insert(n, Position::START);
                 window.tails.insert(n, live.tail.clone());
                 self.streams.insert(n, live);
@@ -265,7 +290,7 @@ impl Run {
             let mut window = mirror.window();
             let seen = window.vector.streams.get(n).copied().unwrap_or_default();
             // The end first: whatever is read after it is all there is.
-            let ended = live.tail.end().is_some();
+            let ended = live.tail.is_over();
             let records = live.tail.with_records(|all| all[seen.seq as usize..].to_vec());
             if !records.is_empty() {
                 let sse = encode(log, &mut window.vector, *n, live.tail.log, &records);

@@ -12,8 +12,21 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LogId(pub u128);
 
+/// Where a tag is: the first of the ULID's 80 random bits, which print as the four letters after the time.
+const TAG_SHIFT: u32 = 60;
+const TAG_MASK: u32 = 0xF_FFFF;
+
 impl LogId {
     const LEN: usize = ulid::ULID_LEN;
+
+    /// The id with these 20 bits in place of random ones.
+    pub fn tagged(self, tag: u32) -> LogId {
+        LogId(self.0 & !(u128::from(TAG_MASK) << TAG_SHIFT) | (u128::from(tag & TAG_MASK) << TAG_SHIFT))
+    }
+
+    pub fn tag(self) -> u32 {
+        (self.0 >> TAG_SHIFT) as u32 & TAG_MASK
+    }
 }
 
 impl fmt::Display for LogId {

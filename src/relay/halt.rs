@@ -1,8 +1,16 @@
 //! What stops a stream before its provider ends it, and how its log ends then.
 
+use std::sync::atomic::Ordering::Relaxed;
+
+use tokio::time::sleep;
+use tracing::warn;
+
+use super::pump::Job;
 use super::running::Stop;
 use super::upstream::Fault;
-use crate::event::{Done, Status};
+use super::{Relay, STORE_REST, now_ms};
+use crate::event::{Done, Event, Status};
+use crate::log::{Draft, Refused};
 use crate::provider::DecodeError;
 use crate::store;
 
@@ -56,6 +64,43 @@ pub fn ending(halt: Halt) -> Option<Done> {
         }
         Halt::Store(_) => return None,
     })
+}
+
+impl Job {
+    /// Writes the ending, as often as it takes: a log of a live process that never ends is taken over by nobody, and
+    /// its viewers would wait for ever. True if it is left to another process, since this one goes away before.
+    pub(super) async fn conclude(&mut self, relay: &Relay, done: Done) -> bool {
+        loop {
+            let draft = Draft::own(&Event::Done(done.clone()), now_ms());
+            let Err(Halt::Store(error)) = self.append(relay, vec![draft], true).await else { return false };
+            match error {
+                // The append before this one was done, and only its answer was lost.
+                store::Error::Refused(Refused::Stale { head })
+                    if head.epoch == self.epoch && head > self.head =>
+                {
+                    self.head = head;
+                }
+                store::Error::Unavailable(_) | store::Error::Full => {
+                    warn!(parent: &self.span, %error, "the ending could not be stored yet");
+                    if relay.leaving.load(Relaxed) {
+                        self.running.leave();
+                        return true;
+                    }
+                    sleep(STORE_REST).await;
+                }
+                // Somebody else's by now.
+                store::Error::Refused(_) => {
+                    self.running.leave();
+                    return false;
+                }
+                store::Error::NotFound => return false,
+                store::Error::Exists | store::Error::Damaged => {
+                    warn!(parent: &self.span, %error, "the ending could not be stored");
+                    return false;
+                }
+            }
+        }
+    }
 }
 
 pub fn timeout_message(code: &str) -> &'static str {

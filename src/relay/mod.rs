@@ -30,6 +30,7 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -38,7 +39,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::event::{Event, Start};
 use crate::limits::ledger::Account;
-use crate::log::{Batch, Draft, LogId, Position};
+use crate::log::{Bad, Batch, Draft, EventId, LogId, Position};
 use crate::metrics::{Metrics, Of, Sampler};
 use crate::provider::{Ask, Provider};
 use crate::store::{self, Meta, Span, Store};
@@ -50,6 +51,9 @@ use running::{Running, Stop};
 use tail::Tail;
 use upstream::Fault;
 use viewer::Viewer;
+
+/// Between two tries of what the store must be told.
+const STORE_REST: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -87,6 +91,8 @@ pub struct Spec {
     pub message: Option<String>,
     /// What the answer repeats of its request, see `event::Start`.
     pub response: Option<Map<String, Value>>,
+    /// What its id says of where it is.
+    pub tag: Option<u32>,
 }
 
 /// How a stream gets its answer.
@@ -147,8 +153,17 @@ impl Relay {
     }
 
     /// Registers a stream: from here on it can be found and read.
-    pub async fn create(self: &Arc<Self>, mut spec: Spec) -> Result<Created, store::Error> {
-        let id = LogId(ulid::Ulid::generate().0);
+    pub async fn create(self: &Arc<Self>, spec: Spec) -> Result<Created, store::Error> {
+        let random = LogId(ulid::Ulid::generate().0);
+        let id = spec.tag.map_or(random, |tag| random.tagged(tag));
+        let created = self.open(id, spec).await;
+        if created.is_err() {
+            self.withdraw(id).await;
+        }
+        created
+    }
+
+    async fn open(&self, id: LogId, mut spec: Spec) -> Result<Created, store::Error> {
         let facts = Bytes::from(serde_json::to_vec(&spec.facts).expect("facts have string keys"));
         let owner = format!("{}/{}", spec.facts.tenant, spec.facts.user);
         // What is told again ends with its process: no provider can go on with it.
@@ -173,13 +188,7 @@ impl Relay {
         });
         let drafts = vec![Draft::own(&start, at_ms)];
         let batch = Batch { expected: Position::START, epoch: 0, drafts, seal: false };
-        let head = match self.store.append(id, batch).await {
-            Ok(head) => head,
-            Err(error) => {
-                self.store.remove(id).await?;
-                return Err(error);
-            }
-        };
+        let head = self.store.append(id, batch).await?;
         let running = self.register(id, &spec.errand.plan);
         let job = pump::Job::new(running.clone(), spec.errand, head);
         Ok(Created { id, running, job })
@@ -199,7 +208,7 @@ impl Relay {
             let running = created.running;
             let left = created.job.run(&relay).await;
             lock(&relay.running).remove(&running.id);
-            if left && let Err(error) = relay.store.disown(running.id).await {
+            if left && let Err(error) = relay.insist(|| relay.store.disown(running.id)).await {
                 tracing::warn!(stream.id = %running.id, %error, "the stream could not be handed over");
             }
             relay.metrics.streams_running.dec();
@@ -209,11 +218,35 @@ impl Relay {
     }
 
     /// Forgets a stream whose provider was never called.
-    pub async fn discard(&self, created: Created) -> Result<(), store::Error> {
+    pub async fn discard(self: &Arc<Self>, created: Created) {
         lock(&self.running).remove(&created.id);
         self.metrics.streams_running.dec();
+        self.withdraw(created.id).await;
         created.running.finished.cancel();
-        self.store.remove(created.id).await
+    }
+
+    /// Removes the log of a start that failed, if need be once the store is back: nobody writes it, and as long as this
+    /// process lives nobody takes it over.
+    async fn withdraw(self: &Arc<Self>, id: LogId) {
+        if let Err(store::Error::Unavailable(_)) = self.store.remove(id).await {
+            let relay = self.clone();
+            self.tracker.spawn(async move { relay.insist(|| relay.store.remove(id)).await });
+        }
+    }
+
+    /// Does what must be done, as often as it takes while the store is away; once, when this process goes away.
+    pub async fn insist<T, Trying>(&self, what: impl Fn() -> Trying) -> Result<T, store::Error>
+    where
+        Trying: Future<Output = Result<T, store::Error>>,
+    {
+        loop {
+            match what().await {
+                Err(store::Error::Unavailable(_)) if !self.leaving.load(Relaxed) => {
+                    tokio::time::sleep(STORE_REST).await;
+                }
+                answer => return answer,
+            }
+        }
     }
 
     pub fn running(&self, id: LogId) -> Option<Arc<Running>> {
@@ -247,17 +280,32 @@ impl Relay {
 
     /// This node's view of the log, shared by all its viewers.
     pub async fn tail(&self, id: LogId) -> Result<Arc<Tail>, store::Error> {
-        let known = || lock(&self.tails).get(&id).and_then(Weak::upgrade);
+        // One that was cut off from the store is nobody's view any more.
+        let known = || lock(&self.tails).get(&id).and_then(Weak::upgrade).filter(|tail| !tail.is_cut_off());
         if let Some(tail) = known() {
             return Ok(tail);
         }
         let opened = Tail::open(&self.store, id, &self.options.tail, &self.tracker, &self.leaving).await?;
         let mut tails = lock(&self.tails);
-        if let Some(tail) = tails.get(&id).and_then(Weak::upgrade) {
+        if let Some(tail) = tails.get(&id).and_then(Weak::upgrade).filter(|tail| !tail.is_cut_off()) {
             return Ok(tail);
         }
         tails.insert(id, Arc::downgrade(&opened));
         Ok(opened)
+    }
+
+    /// Whether one can read on from a position, by what the store knows: a viewer that comes from another node may have
+    /// seen more than this one has been told yet, and then it is waited for.
+    pub async fn check(&self, tail: &Tail, id: EventId) -> Result<Result<(), Bad>, store::Error> {
+        let checked = tail.check(id);
+        if checked != Err(Bad::Ahead) || self.store.check(id.log, id.position).await?.is_err() {
+            return Ok(checked);
+        }
+        tail.reaches(id.position.seq).await;
+        if tail.is_cut_off() {
+            return Err(store::Error::Unavailable("the log could not be read on".into()));
+        }
+        Ok(tail.check(id))
     }
 
     /// Names of models that can be asked for, with their providers'.
@@ -340,7 +388,7 @@ impl Relay {
 }
 
 /// A clock that never goes back: the time since this process first asked.
-pub fn since_start() -> std::time::Duration {
+pub fn since_start() -> Duration {
     static START: std::sync::LazyLock<tokio::time::Instant> =
         std::sync::LazyLock::new(tokio::time::Instant::now);
     START.elapsed()

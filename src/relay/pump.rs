@@ -130,7 +130,11 @@ impl Job {
             None => Some(Halt::Budget),
         };
         let left = matches!(halt, Some(Halt::Stop(Stop::Left)));
+        let gone = matches!(halt, Some(Halt::Store(store::Error::NotFound)));
         let Some(done) = halt.map_or(Some(None), |halt| ending(halt).map(Some)) else {
+            if !gone {
+                self.running.leave();
+            }
             let why = if left { "the stream is left to another process" } else { "the log was taken away" };
             info!(parent: &self.span, "{why}");
             return left;
@@ -138,12 +142,7 @@ impl Job {
         if let Some(mut done) = done {
             // What was said was paid for, however it ended.
             done.usage = done.usage.or(self.progress.cost());
-            if let Err(Halt::Store(error)) =
-                self.append(relay, vec![Draft::own(&Event::Done(done), now_ms())], true).await
-                && error != store::Error::NotFound
-            {
-                warn!(parent: &self.span, %error, "the ending could not be stored");
-            }
+            return self.conclude(relay, done).await;
         }
         false
     }

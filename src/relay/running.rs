@@ -59,6 +59,8 @@ pub struct Running {
     spoke: AtomicBool,
     /// It came to its proper end.
     completed: AtomicBool,
+    /// See [`Running::leave`].
+    left: AtomicBool,
     /// Set once the log is sealed, or given up.
     pub finished: CancellationToken,
     stop: CancellationToken,
@@ -98,6 +100,7 @@ impl Running {
             refusal: OnceLock::new(),
             spoke: AtomicBool::new(false),
             completed: AtomicBool::new(false),
+            left: AtomicBool::new(false),
             finished: CancellationToken::new(),
             stop: CancellationToken::new(),
             stopped_by: OnceLock::new(),
@@ -112,9 +115,13 @@ impl Running {
         self.stop.cancel();
     }
 
-    /// Whether another process goes on with it.
+    /// Another process goes on with it, or has begun to: what its end brings is not for this one to tell.
+    pub fn leave(&self) {
+        self.left.store(true, Relaxed);
+    }
+
     pub fn left(&self) -> bool {
-        self.stopped_by.get() == Some(&Stop::Left)
+        self.left.load(Relaxed)
     }
 
     pub fn spoke(&self) {

@@ -50,8 +50,10 @@ const FEW_VIEWERS: usize = 8;
 pub enum End {
     /// The log is closed and was read to its end.
     Ended(Status),
-    /// The log was removed or the store failed: what was seen is not all.
+    /// The log was removed or lost: what was seen is not all.
     Gone,
+    /// The store cannot be read just now: come back.
+    Away,
     /// The stream goes on, but this process does not: come back.
     Leaving,
 }
@@ -143,7 +145,8 @@ impl Tail {
         while let Poll::Ready(page) = shared.pages.as_mut().poll_next(cx) {
             match page {
                 Some(Ok(page)) => shared.grow(page),
-                Some(Err(_)) | None => shared.end = Some(End::Gone),
+                Some(Err(Error::NotFound | Error::Damaged)) | None => shared.end = Some(End::Gone),
+                Some(Err(_)) => shared.end = Some(End::Away),
             }
             if shared.end.is_some() {
                 return;
@@ -176,12 +179,31 @@ impl Tail {
         end.or_else(|| self.leaving.load(Relaxed).then_some(End::Leaving))
     }
 
+    /// Whether the store could not be read on: who opens the tail anew sees more.
+    pub fn is_cut_off(&self) -> bool {
+        self.shared().end == Some(End::Away)
+    }
+
+    /// Whether everything that there will ever be is here.
+    pub fn is_over(&self) -> bool {
+        matches!(self.shared().end, Some(End::Ended(_) | End::Gone))
+    }
+
     /// Waits until nothing more will come.
     pub async fn ended(&self) {
+        self.until(|| self.end().is_some()).await;
+    }
+
+    /// Waits until it holds `seq`, or nothing more will come.
+    pub async fn reaches(&self, seq: u64) {
+        self.until(|| self.head().seq >= seq || self.end().is_some()).await;
+    }
+
+    async fn until(&self, ready: impl Fn() -> bool) {
         let watch = self.watchers.join();
         std::future::poll_fn(|cx| {
             watch.register(cx);
-            if self.end().is_some() { Poll::Ready(()) } else { Poll::Pending }
+            if ready() { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
     }

@@ -102,7 +102,7 @@ impl Job {
         let target = self.route.targets.first();
         let notice = Notice {
             code: if self.committed { "continued" } else { "retried" }.into(),
-            message: "the process that asked the provider is gone".into(),
+            message: "the server stopped; another one goes on from here".into(),
             provider: target.map(|target| target.endpoint.name.clone()),
             model: target.map(|target| target.model.clone()),
         };

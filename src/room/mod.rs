@@ -70,6 +70,10 @@ impl Room {
         let seq = record.position.seq;
         let Some(seat) = Seat::parse(&record.draft.payload) else { return };
         if record.draft.kind == Kind::Opened as u8 {
+            // A process that stood still may tell of a stream that another has taken over and told of meanwhile.
+            if self.streams.values().any(|entry| entry.stream == seat.stream) {
+                return;
+            }
             self.streams.insert(seat.n, Entry { stream: seat.stream, opened: seq, closed: None });
         } else if record.draft.kind == Kind::Closed as u8
             && let Some(entry) = self.streams.get_mut(&seat.n)

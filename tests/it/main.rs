@@ -1,7 +1,7 @@
 //! The integration tests, one binary.
 //!
 //! harness: a server on a free port and a scripted fake provider over real sockets; at the end nothing may be left.
-//! binary: the real program as a process. fixtures: recorded provider bytes and the logs they become. heard: what a client makes of a surface's bytes.
+//! binary: the real program as a process. fleet: several of them. fixtures: recorded provider bytes and the logs they become. heard: what a client makes of a surface's bytes.
 //! seed: repeatable randomness. watchers: viewers that lose their connection all the time.
 
 #![allow(unreachable_pub, reason = "one binary: pub means for the other modules")]
@@ -15,6 +15,7 @@ mod harness;
 
 mod binary;
 mod fixtures;
+mod fleet;
 mod heard;
 mod seed;
 mod watchers;
@@ -30,6 +31,7 @@ mod commands;
 mod config;
 mod cores;
 mod crashes;
+mod fly;
 mod gemini;
 mod golden;
 mod limits;
@@ -40,7 +42,9 @@ mod policies;
 mod resilience;
 mod responses;
 mod resume;
+mod rolling;
 mod shutdown;
+mod simulation;
 mod store_contract;
 mod store_coordination;
 mod store_disk;

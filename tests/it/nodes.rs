@@ -131,6 +131,35 @@ async fn calls_of_tools_are_not_gone_on_with_and_end_interrupted() {
 }
 
 #[tokio::test]
+async fn by_policy_what_ran_ends_interrupted_and_its_room_is_told() {
+    let gate = Gate::default();
+    let provider = provider(&gate).await;
+    let (store, config) =
+        (Shared::new(), format!("[store]\non_restart = \"interrupt\"\n{}", provider.config()));
+    let a = Server::node(store.node(0), &config).await;
+    let b = Server::node(store.node(1), &config).await;
+    let pair = Pair { store, a, b };
+    let mut body = hi();
+    body["session"] = "room".into();
+    let id = pair.a.start(&body).await;
+    let mut viewer = pair.b.sse(&format!("/v1/streams/{id}/events")).await;
+    let mut seen = viewer.until("token").await;
+    pair.store.cut_off(0);
+    seen.extend(viewer.rest().await);
+    let done = seen.last().expect("an ending");
+    assert_eq!((&done.json()["status"], seq_in(done, "0001")), (&json!("interrupted"), seen.len() as u64));
+    let quiet = async {
+        while pair.b.json("/v1/sessions/room").await["streams_running"] != 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon("the room to be told", quiet).await;
+    assert_eq!(provider.calls(), 1);
+    gate.open();
+    pair.finish().await;
+}
+
+#[tokio::test]
 async fn any_node_stops_a_stream() {
     let gate = Gate::default();
     let provider = provider(&gate).await;

@@ -14,6 +14,7 @@ pub mod toxic;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -106,15 +107,8 @@ impl Server {
         config: &str,
         environment: &[(&str, &str)],
     ) -> Server {
-        let environment: BTreeMap<String, String> =
-            environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let (mut config, settings) = read(config, &environment);
         let data = tempfile::tempdir().unwrap();
-        if config.store.path == Config::default().store.path {
-            config.store.path = data.path().to_owned();
-        }
-        let store = store.unwrap_or_else(|| store::open(&config, &environment).unwrap());
-        let app = App::new(&config, settings, store);
+        let app = assembled(store, config, environment, data.path());
         let rate = Rate::new(app.limits.requests_per_minute);
         let router = router(&app, rate.as_ref());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -282,6 +276,24 @@ fn read(text: &str, environment: &Environment) -> (Config, Settings) {
     let config = Config::load(Some(file.path()), environment).unwrap();
     let settings = settings(&config, false, environment).unwrap();
     (config, settings)
+}
+
+/// Everything but the network, from a configuration file's text and an environment. `data`: what its store keeps, when
+/// the configuration names no place.
+pub fn assembled(
+    store: Option<Arc<dyn Store>>,
+    config: &str,
+    environment: &[(&str, &str)],
+    data: &Path,
+) -> Arc<App> {
+    let environment: BTreeMap<String, String> =
+        environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let (mut config, settings) = read(config, &environment);
+    if config.store.path == Config::default().store.path {
+        config.store.path = data.to_owned();
+    }
+    let store = store.unwrap_or_else(|| store::open(&config, &environment).unwrap());
+    App::new(&config, settings, store)
 }
 
 fn metric(exposition: &str, name: &str) -> f64 {

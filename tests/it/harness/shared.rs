@@ -1,7 +1,9 @@
 //! One store for several nodes in this process, each of which can be cut off from it: what takeovers are tried on.
 //!
-//! Memory underneath. A node that is cut off gets `Unavailable` for everything; the logs it wrote are orphans for the others
-//! from then on. Once it is back it may find that its streams are another's.
+//! Memory underneath. A node that is cut off gets `Unavailable` for everything; one that is paused waits, and what it asked
+//! is done once it goes on. The logs that either wrote are orphans for the others from then on. Once it is back it may
+//! find that its streams are another's. In bad weather calls are late, get lost on the way or on the way back, and
+//! appends arrive twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -9,10 +11,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
-use relaystream::log::{Bad, Batch, LogId, Page, Position};
+use relaystream::log::{Bad, Batch, LogId, Page, Position, Refused};
 use relaystream::store::memory::{Memory, Options};
 use relaystream::store::{Claim, Error, Meta, Orphan, Span, Store};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
+use tokio::time::sleep;
+
+use crate::seed::Random;
 
 pub struct Shared {
     memory: Memory,
@@ -20,6 +25,35 @@ pub struct Shared {
     running: Mutex<BTreeMap<LogId, (usize, Bytes)>>,
     /// Nodes that are cut off.
     away: Mutex<BTreeSet<usize>>,
+    /// Nodes that do not get on.
+    paused: watch::Sender<BTreeSet<usize>>,
+    /// What chance does to calls; none: nothing.
+    weather: Mutex<Option<Random>>,
+}
+
+/// What becomes of one call.
+#[derive(Default)]
+struct Fate {
+    late: Duration,
+    /// It never arrives.
+    lost: bool,
+    /// It is done, and nobody hears of it.
+    unanswered: bool,
+    /// It arrives again after this time.
+    again: Option<Duration>,
+}
+
+impl Fate {
+    fn of(random: &mut Random) -> Fate {
+        let mut ms = |most| Duration::from_millis(random.below(most) as u64);
+        let (late, again) = (ms(40), ms(3000));
+        Fate {
+            late: if random.chance(30) { late } else { Duration::ZERO },
+            lost: random.below(1000) < 2,
+            unanswered: random.below(1000) < 3,
+            again: random.chance(10).then_some(again),
+        }
+    }
 }
 
 /// The store as one node sees it.
@@ -35,7 +69,13 @@ impl Shared {
     pub fn new() -> Arc<Shared> {
         let options =
             Options { replay_window: Duration::from_secs(3600), total_bytes: 1 << 30, user_bytes: 0 };
-        Arc::new(Shared { memory: Memory::new(options), running: Mutex::default(), away: Mutex::default() })
+        Arc::new(Shared {
+            memory: Memory::new(options),
+            running: Mutex::default(),
+            away: Mutex::default(),
+            paused: watch::Sender::default(),
+            weather: Mutex::default(),
+        })
     }
 
     pub fn node(self: &Arc<Self>, id: usize) -> Arc<Node> {
@@ -50,9 +90,52 @@ impl Shared {
         self.away.lock().unwrap().remove(&id);
     }
 
+    pub fn pause(&self, id: usize) {
+        self.paused.send_modify(|paused| _ = paused.insert(id));
+    }
+
+    pub fn go_on(&self, id: usize) {
+        self.paused.send_modify(|paused| _ = paused.remove(&id));
+    }
+
+    /// From now on calls suffer what `random` says; none: they do not.
+    pub fn set_weather(&self, random: Option<Random>) {
+        *self.weather.lock().unwrap() = random;
+    }
+
     fn is_away(&self, id: usize) -> bool {
         id == NOBODY || self.away.lock().unwrap().contains(&id)
     }
+
+    fn is_taken_for_dead(&self, id: usize) -> bool {
+        self.is_away(id) || self.paused.borrow().contains(&id)
+    }
+
+    fn fate(&self) -> Fate {
+        self.weather.lock().unwrap().as_mut().map(Fate::of).unwrap_or_default()
+    }
+
+    /// Compares, fences and appends, in one step. Only who comes with a later epoch may go on with what another writes.
+    fn append(&self, by: usize, log: LogId, batch: Batch) -> Result<Position, Error> {
+        let mut running = self.running.lock().unwrap();
+        let (seal, epoch) = (batch.seal, batch.epoch);
+        let head = at_once(self.memory.read(log, Position::START, 0))?.head;
+        if running.get(&log).is_some_and(|(owner, _)| *owner != by) && epoch <= head.epoch {
+            return Err(Refused::Stale { head }.into());
+        }
+        let head = at_once(self.memory.append(log, batch))?;
+        match running.get_mut(&log) {
+            Some(_) if seal => _ = running.remove(&log),
+            Some((owner, _)) => *owner = by,
+            None => {}
+        }
+        Ok(head)
+    }
+}
+
+/// What is in memory is there.
+fn at_once<T>(answer: BoxFuture<'_, T>) -> T {
+    answer.now_or_never().expect("memory does not wait")
 }
 
 impl Node {
@@ -62,12 +145,24 @@ impl Node {
         answer: BoxFuture<'a, Result<T, Error>>,
     ) -> BoxFuture<'a, Result<T, Error>> {
         async move {
-            self.reachable()?;
+            let fate = self.shared.fate();
+            self.pass(&fate).await?;
             let answer = answer.await;
             self.reachable()?;
-            answer
+            if fate.unanswered { Err(Error::Unavailable("no answer".into())) } else { answer }
         }
         .boxed()
+    }
+
+    /// Comes through to the store, or not.
+    async fn pass(&self, fate: &Fate) -> Result<(), Error> {
+        let mut paused = self.shared.paused.subscribe();
+        paused.wait_for(|paused| !paused.contains(&self.id)).await.expect("the store is there");
+        if !fate.late.is_zero() {
+            sleep(fate.late).await;
+        }
+        self.reachable()?;
+        if fate.lost { Err(Error::Unavailable("lost on the way".into())) } else { Ok(()) }
     }
 
     fn reachable(&self) -> Result<(), Error> {
@@ -90,12 +185,14 @@ impl Store for Node {
 
     fn append(&self, log: LogId, batch: Batch) -> BoxFuture<'_, Result<Position, Error>> {
         let appended = async move {
-            let seal = batch.seal;
-            let head = self.shared.memory.append(log, batch).await?;
-            if seal {
-                self.shared.running.lock().unwrap().remove(&log);
+            if let Some(after) = self.shared.fate().again {
+                let (shared, id, batch) = (self.shared.clone(), self.id, batch.clone());
+                tokio::spawn(async move {
+                    sleep(after).await;
+                    assert!(shared.append(id, log, batch).is_err(), "what arrives twice must count once");
+                });
             }
-            Ok(head)
+            self.shared.append(self.id, log, batch)
         };
         self.answer(appended.boxed())
     }
@@ -153,29 +250,25 @@ impl Store for Node {
     }
 
     fn orphans(&self) -> BoxFuture<'_, Result<Vec<Orphan>, Error>> {
-        let found = async move {
-            let taken: Vec<_> = {
-                let mut running = self.shared.running.lock().unwrap();
-                let left = running.iter_mut().filter(|(_, (owner, _))| self.shared.is_away(*owner));
-                left.map(|(log, (owner, plan))| {
-                    *owner = self.id;
-                    (*log, plan.clone())
-                })
-                .collect()
-            };
-            let mut orphans = Vec::new();
-            for (log, plan) in taken {
-                let head = self.shared.memory.read(log, Position::START, 0).await?.head;
-                orphans.push(Orphan { log, head, plan });
-            }
-            Ok(orphans)
-        };
-        self.answer(found.boxed())
+        async move {
+            // Whoever takes one must hear of it: that is not left to chance.
+            self.pass(&Fate { unanswered: false, ..self.shared.fate() }).await?;
+            let mut running = self.shared.running.lock().unwrap();
+            let left = running.iter_mut().filter(|(_, (owner, _))| self.shared.is_taken_for_dead(*owner));
+            let taken = left.map(|(log, (owner, plan))| {
+                *owner = self.id;
+                let head = at_once(self.shared.memory.read(*log, Position::START, 0))?.head;
+                Ok(Orphan { log: *log, head, plan: plan.clone() })
+            });
+            taken.collect()
+        }
+        .boxed()
     }
 
     fn disown(&self, log: LogId) -> BoxFuture<'_, Result<(), Error>> {
         let disowned = async move {
-            if let Some((owner, _)) = self.shared.running.lock().unwrap().get_mut(&log) {
+            let mut running = self.shared.running.lock().unwrap();
+            if let Some((owner, _)) = running.get_mut(&log).filter(|(owner, _)| *owner == self.id) {
                 *owner = NOBODY;
             }
             Ok(())

@@ -1,6 +1,7 @@
 //! A viewer over WebSocket.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
@@ -33,16 +34,33 @@ impl Socket {
 
     /// Opens the socket at this path and query.
     pub async fn open_at(server: &Server, path: &str, headers: &[(&str, &str)]) -> Result<Socket, u16> {
-        let mut request = format!("ws://{}{path}", server.address).into_client_request().unwrap();
+        match Socket::connect(server.address, path, headers).await {
+            Ok(socket) => Ok(socket),
+            Err(Error::Http(response)) => Err(response.status().as_u16()),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Opens it at a node that may not be there just now, and says hello with these positions.
+    pub async fn try_enter(
+        node: SocketAddr,
+        session: &str,
+        after: &BTreeMap<String, String>,
+    ) -> Option<Socket> {
+        let mut socket = Socket::connect(node, &format!("/v1/sessions/{session}/ws"), &[]).await.ok()?;
+        let hello = json!({"type": "hello", "data": {"after": after}});
+        soon("to be heard", socket.inner.send(Message::text(hello.to_string()))).await.ok()?;
+        Some(socket)
+    }
+
+    async fn connect(node: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Result<Socket, Error> {
+        let mut request = format!("ws://{node}{path}").into_client_request().unwrap();
         for (name, value) in headers {
             let name = HeaderName::try_from(*name).unwrap();
             request.headers_mut().insert(name, HeaderValue::try_from(*value).unwrap());
         }
-        match soon("a socket", connect_async(request)).await {
-            Ok((inner, response)) => Ok(Socket { inner, response }),
-            Err(Error::Http(response)) => Err(response.status().as_u16()),
-            Err(error) => panic!("{error}"),
-        }
+        let (inner, response) = soon("a socket", connect_async(request)).await?;
+        Ok(Socket { inner, response })
     }
 
     /// Opens it, says hello with these positions and returns the `welcome` too.
