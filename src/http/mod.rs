@@ -14,6 +14,7 @@ mod error;
 mod extract;
 mod gemini;
 mod loan;
+mod messages;
 mod models;
 mod ops;
 mod origin;

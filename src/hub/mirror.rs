@@ -23,6 +23,7 @@ use crate::relay::running::Attendance;
 use crate::relay::silence::Silence;
 use crate::relay::tail::{self, Tail};
 use crate::relay::watch::{Watch, Watchers};
+use crate::room::talk::Text;
 use crate::room::{Kind, Room, Vector, message};
 use crate::sse;
 use crate::store::Error;
@@ -243,6 +244,11 @@ impl Run {
                 let mut window = mirror.window();
                 window.room.apply(record);
                 window.vector.room = record.position;
+                if let Some(message) = message::talk(self.log, record) {
+                    let sse = encode_talk(self.log, &mut window.vector, record);
+                    let frames = Arc::from([Bytes::from(message.to_string())]);
+                    window.push(Entry { sse: sse.into(), frames });
+                }
                 let newest = window.room.streams.last_key_value().map(|(n, entry)| (*n, entry.stream));
                 newest.filter(|_| record.draft.kind == Kind::Opened as u8)
             };
@@ -304,6 +310,17 @@ pub fn encode(room: LogId, vector: &mut Vector, n: u32, stream: LogId, records: 
         let data = with_stream(kind, stream, &record.draft.payload);
         let retry = (kind == EventKind::Start).then_some(RETRY_MS);
         sse::write(&mut out, Some(&vector.print(room)), kind.name(), retry, &data);
+    }
+    out
+}
+
+/// The same of a record of what people say; empty if it is another one.
+pub fn encode_talk(room: LogId, vector: &mut Vector, record: &Record) -> Vec<u8> {
+    let mut out = Vec::new();
+    if let (Some(kind), Some(text)) = (Kind::of_talk(record.draft.kind), Text::of(record)) {
+        vector.room = record.position;
+        let data = text.shown().to_string();
+        sse::write(&mut out, Some(&vector.print(room)), kind, None, data.as_bytes());
     }
     out
 }

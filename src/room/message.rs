@@ -8,13 +8,18 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::Kind;
 use super::roster::Member;
+use super::talk::Text;
 use crate::auth::Role;
-use crate::event::{Event, Kind, Status};
+use crate::event::{self, Event, Status};
 use crate::log::{EventId, LogId, Position, Record};
 
 /// The subprotocol that clients may name.
 pub const SUBPROTOCOL: &str = "relaystream.v1";
+
+/// The longest id of a client's message.
+pub const ID_BYTES: usize = 128;
 
 /// What a client says.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,6 +27,10 @@ pub enum Inbound {
     /// Attach or resume: `after` maps a stream's id, or the session's name, to an event id.
     Hello {
         after: BTreeMap<String, String>,
+    },
+    /// Something for everybody, kept.
+    Text {
+        content: String,
     },
     Cancel {
         stream: String,
@@ -61,6 +70,7 @@ pub fn parse(text: &str) -> Result<Envelope, String> {
             };
             Inbound::Hello { after }
         }
+        "text" => Inbound::Text { content: content(wire.data.get("content"))? },
         "cancel" => {
             let named = wire.data.get("stream").and_then(Value::as_str).map(str::to_owned);
             Inbound::Cancel { stream: named.or(wire.stream).ok_or("data.stream: is missing")? }
@@ -69,6 +79,16 @@ pub fn parse(text: &str) -> Result<Envelope, String> {
         other => Inbound::Unknown { name: other.to_owned() },
     };
     Ok(Envelope { id: wire.id, message })
+}
+
+/// What somebody says: some text.
+pub fn content(content: Option<&Value>) -> Result<String, String> {
+    match content {
+        Some(Value::String(content)) if !content.is_empty() => Ok(content.clone()),
+        Some(Value::String(_)) => Err("content: is empty".to_owned()),
+        Some(other) => Err(format!("content: expected a string, got {}", crate::chat::kind(other))),
+        None => Err("content: is missing".to_owned()),
+    }
 }
 
 /// One of the room's streams, for a viewer that comes in.
@@ -122,6 +142,11 @@ pub fn ack(id: Option<&str>, now_ms: u64) -> String {
     json!({"type": "ack", "id": id, "timestamp": now_ms}).to_string()
 }
 
+/// The answer to a `text`, once it is kept.
+pub fn said(id: Option<&str>, position: EventId, now_ms: u64) -> String {
+    json!({"type": "ack", "id": id, "position": position.to_string(), "timestamp": now_ms}).to_string()
+}
+
 pub fn pong(id: Option<&str>, now_ms: u64) -> String {
     json!({"type": "pong", "id": id, "timestamp": now_ms}).to_string()
 }
@@ -136,14 +161,22 @@ pub fn going_away(retry_ms: u64, now_ms: u64) -> String {
     json!({"type": "going-away", "timestamp": now_ms, "data": {"retry_ms": retry_ms}}).to_string()
 }
 
+/// What was said in the room, as a message; None if the record says something else.
+pub fn talk(room: LogId, record: &Record) -> Option<Value> {
+    let (kind, text) = (Kind::of_talk(record.draft.kind)?, Text::of(record)?);
+    let position = EventId { log: room, position: record.position };
+    Some(json!({"type": kind, "position": position.to_string(), "timestamp": record.draft.at_ms,
+                "data": text.shown()}))
+}
+
 /// A stream's records as messages: runs of tokens become one, which carries the position of the last.
 pub fn frames(log: LogId, records: &[Record]) -> Vec<String> {
     let mut frames = Vec::new();
     let mut at = 0;
     while at < records.len() {
-        let kind = Kind::from_u8(records[at].draft.kind);
+        let kind = event::Kind::from_u8(records[at].draft.kind);
         let run = match kind {
-            Some(Kind::Token | Kind::Reasoning) => {
+            Some(event::Kind::Token | event::Kind::Reasoning) => {
                 records[at..].iter().take_while(|record| record.draft.kind == records[at].draft.kind).count()
             }
             _ => 1,
@@ -156,7 +189,7 @@ pub fn frames(log: LogId, records: &[Record]) -> Vec<String> {
     frames
 }
 
-fn frame(log: LogId, kind: Kind, run: &[Record]) -> String {
+fn frame(log: LogId, kind: event::Kind, run: &[Record]) -> String {
     let last = &run[run.len() - 1];
     let position = EventId { log, position: last.position };
     let data = if run.len() == 1 {

@@ -38,6 +38,7 @@ mod policies;
 mod resilience;
 mod responses;
 mod resume;
+mod rooms;
 mod shutdown;
 mod store_contract;
 mod store_coordination;

@@ -4,18 +4,21 @@
 //! tokens merged at ticks that all viewers share. It is an index into the mirror: no queue, and one that has fallen
 //! out of the mirror's window is closed and comes back with its positions.
 
+mod act;
+mod close;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
+use axum::extract::ws::{Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
 use axum::extract::{FromRequestParts, Path, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 
+use self::close::{BEHIND, DRAIN, Goodbye, NO_SESSION, PROTOCOL, close, code};
 use super::counted::Counted;
 use super::envelope::jitter_ms;
 use super::error::ApiError;
@@ -26,24 +29,10 @@ use crate::auth::{Principal, Role};
 use crate::hub::Session;
 use crate::hub::catchup::Arrival;
 use crate::hub::mirror::{Find, Mirror};
-use crate::log::{Bad, EventId};
+use crate::log::{Bad, EventId, Position};
 use crate::relay::now_ms;
 use crate::relay::watch::Watch;
 use crate::room::message::{self, Inbound, Presence, SUBPROTOCOL};
-
-/// Close codes: 40xx stop, 41xx back off, 42xx come back at once with positions.
-const CREDENTIAL: u16 = 4001;
-const NOT_ALLOWED: u16 = 4003;
-const NO_SESSION: u16 = 4004;
-const OVERLOADED: u16 = 4100;
-const RATE: u16 = 4101;
-const TOO_MANY: u16 = 4106;
-const BEHIND: u16 = 4200;
-const DRAIN: u16 = 4202;
-/// And the standard's own: a broken protocol, not text, too large.
-const PROTOCOL: u16 = 1002;
-const NOT_TEXT: u16 = 1007;
-const TOO_LARGE: u16 = 1009;
 
 /// Bytes read at a time: tungstenite's own 128 KiB would be paid by every idle viewer.
 const READ_BUFFER: usize = 512;
@@ -97,23 +86,6 @@ pub async fn refusals(State(app): State<Arc<App>>, request: Request, next: Next)
     }
 }
 
-fn code(error: &ApiError) -> u16 {
-    match (error.status.as_u16(), error.code.as_str()) {
-        (401, _) => CREDENTIAL,
-        (403, _) => NOT_ALLOWED,
-        (429, "rate_limited") => RATE,
-        (429, _) => TOO_MANY,
-        (503, _) => OVERLOADED,
-        _ => NO_SESSION,
-    }
-}
-
-async fn close(socket: &mut WebSocket, code: u16, reason: &str) {
-    let frame = CloseFrame { code, reason: reason.into() };
-    // The other side may be gone already, which closes just as well.
-    drop(timeout(Duration::from_secs(1), socket.send(Message::Close(Some(frame)))).await);
-}
-
 struct Viewer {
     app: Arc<App>,
     principal: Arc<Principal>,
@@ -127,25 +99,6 @@ impl Drop for Viewer {
     fn drop(&mut self) {
         self.session.roster().leave(&self.principal.user);
         self.app.metrics.members.dec();
-    }
-}
-
-/// Why a socket ends.
-enum Goodbye {
-    /// The client left or broke the protocol, which tungstenite has answered.
-    Left,
-    Close(u16, &'static str),
-}
-
-impl From<axum::Error> for Goodbye {
-    fn from(error: axum::Error) -> Goodbye {
-        match error.into_inner().downcast_ref() {
-            Some(tungstenite::Error::Capacity(_)) => Goodbye::Close(TOO_LARGE, "message too large"),
-            Some(tungstenite::Error::Utf8(_)) => Goodbye::Close(NOT_TEXT, "not UTF-8"),
-            Some(tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => Goodbye::Left,
-            Some(tungstenite::Error::Protocol(_)) => Goodbye::Close(PROTOCOL, "protocol error"),
-            _ => Goodbye::Left,
-        }
     }
 }
 
@@ -273,14 +226,16 @@ impl Viewer {
         let watch = mirror.watchers.join();
         let moment = mirror.snapshot();
         let (mut resets, returning) = (Vec::new(), !after.is_empty());
-        // The room's own position; the others are streams'.
-        if let Some(id) = after.remove(&self.session.name)
-            && let Err(bad) = self.check_room(&id).await
-        {
-            resets.push((self.session.name.clone(), bad));
+        // The room's own position; the others are streams'. Who comes for the first time pages through its history.
+        let mut heard = None;
+        if let Some(id) = after.remove(&self.session.name) {
+            heard = Some(self.check_room(&id).await.unwrap_or_else(|bad| {
+                resets.push((self.session.name.clone(), bad));
+                Position::START
+            }));
         }
         let mut arrival =
-            Arrival::new(&self.app.relay, self.session.log, &after, &moment).await.map_err(failed)?;
+            Arrival::new(&self.app.relay, self.session.log, &after, heard, &moment).await.map_err(failed)?;
         resets.append(&mut arrival.resets);
         if returning {
             self.app.metrics.resumed(resets.first().map_or("ok", |(_, bad)| bad.as_str()));
@@ -311,53 +266,12 @@ impl Viewer {
         }
     }
 
-    async fn check_room(&self, id: &str) -> Result<(), Bad> {
+    async fn check_room(&self, id: &str) -> Result<Position, Bad> {
         let id: EventId = id.parse().map_err(|_| Bad::Unknown)?;
         if id.log != self.session.log {
             return Err(Bad::Foreign);
         }
-        self.app.relay.store.check(id.log, id.position).await.unwrap_or(Err(Bad::Lost))
-    }
-
-    async fn receive(&self, socket: &mut WebSocket, message: Message) -> Result<(), Goodbye> {
-        let text = match message {
-            Message::Text(text) => text,
-            Message::Binary(_) => return Err(Goodbye::Close(NOT_TEXT, "text frames only")),
-            Message::Close(_) => return Err(Goodbye::Left),
-            Message::Ping(_) | Message::Pong(_) => return Ok(()),
-        };
-        let answer = match message::parse(&text) {
-            Err(error) => message::error(None, "bad_request", &error, now_ms()),
-            Ok(message::Envelope { id, message }) => match message {
-                Inbound::Ping => message::pong(id.as_deref(), now_ms()),
-                Inbound::Hello { .. } => {
-                    message::error(id.as_deref(), "bad_request", "you have said hello", now_ms())
-                }
-                Inbound::Cancel { stream } => self.cancel(id.as_deref(), &stream).await,
-                Inbound::Unknown { name } => {
-                    let text = format!("there is no message type \"{name}\"");
-                    message::error(id.as_deref(), "bad_request", &text, now_ms())
-                }
-            },
-        };
-        self.send(socket, Message::text(answer)).await
-    }
-
-    async fn cancel(&self, id: Option<&str>, stream: &str) -> String {
-        let refused = |code: &str, text: &str| message::error(id, code, text, now_ms());
-        let Ok(log) = stream.parse() else { return refused("not_found", "there is no such stream") };
-        let Ok(facts) = self.app.readable(&self.principal, log).await else {
-            return refused("not_found", "there is no such stream");
-        };
-        if facts.session.as_deref() != Some(&self.session.name) {
-            return refused("not_found", "there is no such stream in this session");
-        }
-        if self.app.may_end(&self.principal, &facts).await != Ok(true) {
-            return refused("not_allowed", "your role does not allow it to cancel this stream");
-        }
-        if let Err(error) = self.app.relay.stop(log, &self.principal.user).await {
-            return refused("store_unavailable", &error.to_string());
-        }
-        message::ack(id, now_ms())
+        let checked = self.app.relay.store.check(id.log, id.position).await.unwrap_or(Err(Bad::Lost));
+        checked.map(|()| id.position)
     }
 }
