@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::{Access, Principal, Role};
 use crate::config::{Config, Environment, ModelConfig, OnRestart, Parts};
-use crate::hub::{self, Hub};
+use crate::hub::{self, Hub, gathering};
 use crate::limits::ledger::Ledger;
 use crate::limits::{self, Permits};
 use crate::log::LogId;
@@ -56,6 +56,9 @@ pub struct Edge {
     pub message_bytes: usize,
     pub ping: Duration,
     pub pong: Duration,
+    /// How long a socket stays open at most; zero: for ever.
+    pub lifetime: Duration,
+    pub signal_bytes: usize,
 }
 
 /// What can change without a restart.
@@ -96,6 +99,7 @@ pub struct App {
     pub stream_viewers: Permits<LogId>,
     pub session_viewers: Permits<(String, String)>,
     pub user_viewers: Permits<String>,
+    pub user_connections: Permits<String>,
     pub tracker: TaskTracker,
     on_restart: OnRestart,
     condition: Condition,
@@ -123,6 +127,14 @@ impl App {
             relay.clone(),
             hub::Options {
                 tail: options.tail,
+                gathering: gathering::Options {
+                    linger: ms(config.rooms.linger_ms),
+                    typing: ms(config.rooms.typing_ms),
+                    max_members: or_any(config.rooms.max_members),
+                    max_connections: or_any(config.rooms.max_connections),
+                    outbox_bytes: or_any(config.rooms.outbox_bytes),
+                },
+                messages_per_s: config.rooms.messages_per_s,
                 history_bytes: or_any(config.rooms.history_bytes),
                 empty_ttl: Duration::from_secs(config.rooms.empty_ttl_s),
             },
@@ -142,11 +154,14 @@ impl App {
                 message_bytes: or_any(config.rooms.message_bytes),
                 ping: ms(config.rooms.ping_ms),
                 pong: ms(config.rooms.pong_ms),
+                lifetime: Duration::from_secs(config.rooms.lifetime_s),
+                signal_bytes: or_any(config.rooms.signal_bytes),
             },
             running_permits: Permits::new(limits.running_streams_per_user),
             stream_viewers: Permits::new(limits.viewers_per_stream),
             session_viewers: Permits::new(limits.viewers_per_session),
             user_viewers: Permits::new(limits.viewers_per_user),
+            user_connections: Permits::new(limits.connections_per_user),
             limits,
             ledger: Ledger::new(limits.budgets),
             tracker,
@@ -189,6 +204,7 @@ impl App {
         };
         let _viewers_come_back_anyway = tokio::time::timeout(LAST_ENDINGS, told).await;
         self.phase.send_replace(Phase::Closing);
+        self.hub.close();
         self.relay.send_home();
     }
 

@@ -5,7 +5,11 @@
 
 pub mod catchup;
 mod directory;
+pub mod gathering;
+mod gossip;
 pub mod mirror;
+pub mod outbox;
+mod pace;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -13,20 +17,23 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::auth::{Principal, Role};
 use crate::log::{Batch, Draft, Framing, LogId, Position, Record, Refused};
 use crate::relay::running::Running;
 use crate::relay::{Relay, now_ms, tail};
-use crate::room::roster::Roster;
 use crate::room::talk::{Recent, Text};
 use crate::room::{Entry, Kind, Room, Seat};
 use crate::store::{self, Meta};
+use gathering::Gathering;
 use mirror::Mirror;
 
 #[derive(Debug, Clone)]
 pub struct Options {
     pub tail: tail::Options,
+    pub gathering: gathering::Options,
+    pub messages_per_s: u32,
     /// A room's log is trimmed to this many bytes.
     pub history_bytes: usize,
     /// A session with no kept stream and no viewer is forgotten after this long. Zero: never.
@@ -44,7 +51,7 @@ pub struct Session {
     /// What was said lately; changes with `room`, under its lock.
     recent: Mutex<Recent>,
     mirror: Mutex<Weak<Mirror>>,
-    roster: Mutex<Roster>,
+    gathering: Mutex<Weak<Gathering>>,
     /// When somebody last had something here.
     alive_at: Mutex<Instant>,
     /// Appends to the room's log come one after the other.
@@ -70,7 +77,11 @@ impl Said {
 pub struct Hub {
     pub relay: Arc<Relay>,
     options: Options,
+    /// What members may say.
+    pub pace: pace::Pace,
     sessions: Mutex<HashMap<(String, String), Arc<Session>>>,
+    /// Its people are sent home.
+    closing: CancellationToken,
 }
 
 impl Session {
@@ -84,7 +95,7 @@ impl Session {
             room: Mutex::default(),
             recent: Mutex::default(),
             mirror: Mutex::default(),
-            roster: Mutex::default(),
+            gathering: Mutex::default(),
             alive_at: Mutex::new(Instant::now()),
             writing: tokio::sync::Mutex::default(),
         }
@@ -106,11 +117,6 @@ impl Session {
         }
     }
 
-    /// Who is connected to it on this node.
-    pub fn roster(&self) -> MutexGuard<'_, Roster> {
-        lock(&self.roster)
-    }
-
     pub fn streams(&self) -> Vec<(u32, Entry)> {
         self.room().streams.iter().map(|(n, entry)| (*n, *entry)).collect()
     }
@@ -123,7 +129,14 @@ impl Session {
 
 impl Hub {
     pub fn new(relay: Arc<Relay>, options: Options) -> Arc<Hub> {
-        Arc::new(Hub { relay, options, sessions: Mutex::default() })
+        let pace = pace::Pace::new(options.messages_per_s);
+        let (sessions, closing) = (Mutex::default(), CancellationToken::new());
+        Arc::new(Hub { relay, options, pace, sessions, closing })
+    }
+
+    /// Tells other nodes that the people here go, and will be back there.
+    pub fn close(&self) {
+        self.closing.cancel();
     }
 
     /// The session and the principal's role in it, created if nobody has named it yet. None if it belongs to somebody
@@ -279,6 +292,7 @@ impl Hub {
 
     /// Forgets finished streams that are no longer kept, about once a second.
     pub async fn sweep(&self) {
+        self.pace.sweep();
         let sessions: Vec<_> = lock(&self.sessions).values().cloned().collect();
         for session in sessions {
             let mut empty = session.viewers() == 0;

@@ -12,10 +12,13 @@ use crate::http::error::ApiError;
 pub const CREDENTIAL: u16 = 4001;
 pub const NOT_ALLOWED: u16 = 4003;
 pub const NO_SESSION: u16 = 4004;
+pub const KICKED: u16 = 4005;
 pub const OVERLOADED: u16 = 4100;
 pub const RATE: u16 = 4101;
+pub const ROOM_FULL: u16 = 4105;
 pub const TOO_MANY: u16 = 4106;
 pub const BEHIND: u16 = 4200;
+pub const LIFETIME: u16 = 4201;
 pub const DRAIN: u16 = 4202;
 /// And the standard's own: a broken protocol, not text, too large.
 pub const PROTOCOL: u16 = 1002;
@@ -27,6 +30,7 @@ pub fn code(error: &ApiError) -> u16 {
         (401, _) => CREDENTIAL,
         (403, _) => NOT_ALLOWED,
         (429, "rate_limited") => RATE,
+        (429, "room_full") => ROOM_FULL,
         (429, _) => TOO_MANY,
         (503, _) => OVERLOADED,
         _ => NO_SESSION,

@@ -6,9 +6,11 @@
 
 mod act;
 mod close;
+mod pulse;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::extract::ws::{Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
@@ -16,9 +18,13 @@ use axum::extract::{FromRequestParts, Path, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use bytes::Bytes;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::timeout;
 
-use self::close::{BEHIND, DRAIN, Goodbye, NO_SESSION, PROTOCOL, close, code};
+use self::act::Strikes;
+use self::close::{
+    BEHIND, DRAIN, Goodbye, KICKED, LIFETIME, NO_SESSION, PROTOCOL, ROOM_FULL, TOO_MANY, close, code,
+};
+use self::pulse::{Beat, Pulse};
 use super::counted::Counted;
 use super::envelope::jitter_ms;
 use super::error::ApiError;
@@ -28,14 +34,20 @@ use crate::app::App;
 use crate::auth::{Principal, Role};
 use crate::hub::Session;
 use crate::hub::catchup::Arrival;
+use crate::hub::gathering::{self, Attendee, Full};
 use crate::hub::mirror::{Find, Mirror};
+use crate::limits::Permit;
 use crate::log::{Bad, EventId, Position};
 use crate::relay::now_ms;
 use crate::relay::watch::Watch;
 use crate::room::message::{self, Inbound, Presence, SUBPROTOCOL};
+use crate::room::roster::Greeting;
 
 /// Bytes read at a time: tungstenite's own 128 KiB would be paid by every idle viewer.
 const READ_BUFFER: usize = 512;
+/// The positions that a client holds, and what it says of itself.
+type Hello = (BTreeMap<String, String>, Greeting);
+
 /// A client must say hello within this time.
 const HELLO_WAIT: Duration = Duration::from_secs(10);
 
@@ -46,16 +58,30 @@ pub async fn upgrade(
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, ApiError> {
     let (session, role) = sessions::enter(&app, &principal, &name).await?;
-    let held = sessions::permits(&app, &principal, &session)?;
+    let held = (sessions::permits(&app, &principal, &session)?, permit(&app, &principal)?);
+    app.hub.admits(&session, &principal.user).map_err(full)?;
     let token = app.tracker.token();
     Ok(sized(&app, upgrade).on_upgrade(async move |socket| {
         let _counted = Counted::new(&app.metrics, "websocket");
-        let fresh = || ulid::Ulid::generate().to_string().to_lowercase();
-        let member = session.roster().join(&principal.user, role, fresh);
         app.metrics.members.inc();
-        Box::pin(Viewer { app, principal, session, role, member }.serve(socket)).await;
+        Box::pin(Viewer { app, principal, session, role }.serve(socket)).await;
         drop((held, token));
     }))
+}
+
+/// One more socket of this user, whichever its session.
+fn permit(app: &App, principal: &Principal) -> Result<Permit<String>, ApiError> {
+    let held = app.user_connections.take(&principal.allowance);
+    held.ok_or_else(|| ApiError::limited("too_many_viewers", "this user has as many sockets as it may", 5))
+}
+
+fn full(full: Full) -> ApiError {
+    match full {
+        Full::Members => ApiError::limited("room_full", "this session has as many members as it may", 5),
+        Full::Connections => {
+            ApiError::limited("too_many_viewers", "this session has as many connections as it may", 5)
+        }
+    }
 }
 
 fn sized(app: &App, upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
@@ -91,22 +117,44 @@ struct Viewer {
     principal: Arc<Principal>,
     session: Arc<Session>,
     role: Role,
-    /// Its id in the roster.
-    member: String,
 }
 
 impl Drop for Viewer {
     fn drop(&mut self) {
-        self.session.roster().leave(&self.principal.user);
         self.app.metrics.members.dec();
     }
 }
 
-/// A viewer's place in the mirror.
+/// A viewer's place in the mirror, and among the people.
 struct Place {
     mirror: Arc<Mirror>,
     watch: Watch,
     next: u64,
+    attendee: Attendee,
+}
+
+/// What there is to be told.
+enum News {
+    Streams(Find),
+    People(gathering::News),
+}
+
+impl Place {
+    async fn news(&mut self) -> News {
+        std::future::poll_fn(|cx| {
+            self.watch.register(cx);
+            self.attendee.register(cx);
+            match self.mirror.find(self.next) {
+                Find::Nothing => {}
+                found => return Poll::Ready(News::Streams(found)),
+            }
+            match self.attendee.news() {
+                gathering::News::Nothing => Poll::Pending,
+                news => Poll::Ready(News::People(news)),
+            }
+        })
+        .await
+    }
 }
 
 impl Viewer {
@@ -120,44 +168,27 @@ impl Viewer {
         let Ok(hello) = timeout(HELLO_WAIT, self.hello(socket)).await else {
             return Ok(Goodbye::Close(PROTOCOL, "no hello"));
         };
-        let mut place = self.welcome(socket, hello?).await?;
-        let (ping, pong) = (self.app.edge.ping, self.app.edge.pong);
-        let closing = self.app.closing();
-        // One timer that looks back when it fires: nothing is rearmed with every message.
-        let alarm = sleep_until(Instant::now() + ping);
-        tokio::pin!(closing, alarm);
-        let (mut heard, mut asked) = (Instant::now(), None);
+        // What is needed only now and then lies in boxes: an idle socket does not pay for it.
+        let mut place = Box::pin(self.welcome(socket, hello?)).await?;
+        let (closing, mut pulse, mut strikes) =
+            (self.app.closing(), Pulse::new(&self.app.edge), Strikes::default());
+        tokio::pin!(closing);
         loop {
-            let news = std::future::poll_fn(|cx| {
-                place.watch.register(cx);
-                match place.mirror.find(place.next) {
-                    Find::Nothing => std::task::Poll::Pending,
-                    found => std::task::Poll::Ready(found),
-                }
-            });
             tokio::select! {
-                found = news => {
-                    self.send_news(socket, &mut place, found).await?;
-                }
+                news = place.news() => self.send_news(socket, &mut place, news).await?,
                 received = socket.recv() => {
-                    heard = Instant::now();
+                    pulse.heard();
                     let Some(message) = received else { return Ok(Goodbye::Left) };
-                    self.receive(socket, message?).await?;
+                    Box::pin(self.receive(socket, &place, &mut strikes, message?)).await?;
                 }
-                () = alarm.as_mut(), if !ping.is_zero() => {
-                    if heard + ping > Instant::now() {
-                        alarm.as_mut().reset(heard + ping);
-                    } else if !pong.is_zero() && asked.is_some_and(|asked| asked >= heard) {
-                        return Ok(Goodbye::Close(BEHIND, "no pong"));
-                    } else {
-                        asked = Some(Instant::now());
-                        self.send(socket, Message::Ping(Bytes::new())).await?;
-                        alarm.as_mut().reset(Instant::now() + if pong.is_zero() { ping } else { pong });
-                    }
-                }
+                beat = pulse.beat() => match beat {
+                    Beat::Ping => self.send(socket, Message::Ping(Bytes::new())).await?,
+                    Beat::Dead => return Ok(Goodbye::Close(BEHIND, "no pong")),
+                    Beat::Over => return Ok(Goodbye::Close(LIFETIME, "come back")),
+                },
                 () = closing.as_mut() => {
                     while let found @ Find::Entries(_) = place.mirror.find(place.next) {
-                        self.send_news(socket, &mut place, found).await?;
+                        self.send_news(socket, &mut place, News::Streams(found)).await?;
                     }
                     let retry = 1000 + jitter_ms(4000);
                     self.send(socket, Message::text(message::going_away(retry, now_ms()))).await?;
@@ -177,28 +208,33 @@ impl Viewer {
         }
     }
 
-    async fn send_news(&self, socket: &mut WebSocket, place: &mut Place, found: Find) -> Result<(), Goodbye> {
-        match found {
-            Find::Entries(entries) => {
+    async fn send_news(&self, socket: &mut WebSocket, place: &mut Place, news: News) -> Result<(), Goodbye> {
+        let frames: Vec<Bytes> = match news {
+            News::Streams(Find::Entries(entries)) => {
                 place.next += entries.len() as u64;
-                for frame in entries.iter().flat_map(|entry| entry.frames.iter()) {
-                    let text = Utf8Bytes::try_from(frame.clone()).map_err(|_| Goodbye::Left)?;
-                    self.send(socket, Message::Text(text)).await?;
-                }
-                Ok(())
+                entries.iter().flat_map(|entry| entry.frames.iter().cloned()).collect()
             }
-            Find::Behind => Err(Goodbye::Close(BEHIND, "too far behind")),
-            Find::Gone => Err(Goodbye::Close(NO_SESSION, "no such session")),
-            Find::Nothing => Ok(()),
+            News::People(gathering::News::Frames(frames)) => frames,
+            News::Streams(Find::Behind) => return Err(Goodbye::Close(BEHIND, "too far behind")),
+            News::Streams(Find::Gone) => return Err(Goodbye::Close(NO_SESSION, "no such session")),
+            News::People(gathering::News::Kicked) => return Err(Goodbye::Close(KICKED, "sent away")),
+            News::Streams(Find::Nothing) | News::People(gathering::News::Nothing) => return Ok(()),
+        };
+        for frame in frames {
+            let text = Utf8Bytes::try_from(frame).map_err(|_| Goodbye::Left)?;
+            self.send(socket, Message::Text(text)).await?;
         }
+        Ok(())
     }
 
     /// The first message must be `hello`.
-    async fn hello(&self, socket: &mut WebSocket) -> Result<BTreeMap<String, String>, Goodbye> {
+    async fn hello(&self, socket: &mut WebSocket) -> Result<Hello, Goodbye> {
         while let Some(message) = socket.recv().await {
             let Message::Text(text) = message? else { continue };
             match message::parse(&text) {
-                Ok(message::Envelope { message: Inbound::Hello { after }, .. }) => return Ok(after),
+                Ok(message::Envelope { message: Inbound::Hello { after, greeting }, .. }) => {
+                    return Ok((after, greeting));
+                }
                 Ok(message::Envelope { message: Inbound::Ping, id }) => {
                     self.send(socket, Message::text(message::pong(id.as_deref(), now_ms()))).await?;
                 }
@@ -216,11 +252,12 @@ impl Viewer {
     }
 
     /// Everything so far, then what the viewer has missed of what it knew; from there on it is live.
-    async fn welcome(
-        &self,
-        socket: &mut WebSocket,
-        mut after: BTreeMap<String, String>,
-    ) -> Result<Place, Goodbye> {
+    async fn welcome(&self, socket: &mut WebSocket, (mut after, greeting): Hello) -> Result<Place, Goodbye> {
+        let joined = self.app.hub.join(&self.session, &self.principal.user, self.role, &greeting);
+        let mut attendee = joined.map_err(|no| match no {
+            Full::Members => Goodbye::Close(ROOM_FULL, "room full"),
+            Full::Connections => Goodbye::Close(TOO_MANY, "too many connections"),
+        })?;
         let failed = |_| Goodbye::Close(NO_SESSION, "no such session");
         let mirror = self.app.hub.mirror(&self.session).await.map_err(failed)?;
         let watch = mirror.watchers.join();
@@ -244,21 +281,24 @@ impl Viewer {
             self.send(socket, Message::text(message::reset(log, bad.as_str(), now_ms()))).await?;
         }
         let room = EventId { log: self.session.log, position: moment.vector.room };
-        let welcome = message::welcome(&self.presence(), room, &arrival.streams, now_ms());
+        let presence = self.presence(&mut attendee).await;
+        let welcome = message::welcome(&presence, room, &arrival.streams, now_ms());
         self.send(socket, Message::text(welcome)).await?;
+        for typist in attendee.typists() {
+            self.send(socket, Message::text(typist)).await?;
+        }
         while let Some(frames) = arrival.missed.next_frames() {
             for frame in frames {
                 self.send(socket, Message::text(frame)).await?;
             }
         }
-        Ok(Place { mirror, watch, next: moment.next })
+        Ok(Place { mirror, watch, next: moment.next, attendee })
     }
 
-    fn presence(&self) -> Presence {
-        let roster = self.session.roster();
-        let (version, members) = (roster.version(), roster.members());
+    async fn presence(&self, attendee: &mut Attendee) -> Presence {
+        let (version, members) = attendee.everybody().await;
         Presence {
-            member: self.member.clone(),
+            member: attendee.member.to_string(),
             user: self.principal.user.clone(),
             role: self.role,
             version,

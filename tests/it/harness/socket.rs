@@ -62,6 +62,11 @@ impl Socket {
         soon("to be heard", self.inner.send(message)).await.unwrap();
     }
 
+    /// Says it, unless the other side has gone.
+    pub async fn try_say(&mut self, message: &Value) {
+        drop(soon("to be heard", self.inner.send(Message::text(message.to_string()))).await);
+    }
+
     /// The next message that is not a ping or pong of the protocol.
     pub async fn next(&mut self) -> Received {
         loop {

@@ -1,5 +1,8 @@
 //! Many people in one session: what they say, who is there, and what everybody sees of it.
 
+mod limits;
+mod model;
+mod presence;
 mod talk;
 
 use serde_json::{Value, json};
