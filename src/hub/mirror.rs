@@ -56,7 +56,16 @@ struct Window {
     vector: Vector,
     room: Room,
     tails: BTreeMap<u32, Arc<Tail>>,
-    gone: bool,
+    over: Option<Over>,
+}
+
+/// Why a mirror shows nothing more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Over {
+    /// The session was forgotten.
+    Gone,
+    /// The store does not answer: another mirror will go on.
+    Broken,
 }
 
 /// A moment of the mirror: everything up to `vector` lies before the entry `next`.
@@ -73,7 +82,7 @@ pub struct Snapshot {
 pub enum Find {
     Entries(Vec<Entry>),
     Nothing,
-    /// The window has moved on: come back with the last id.
+    /// The window has moved on, or nothing fills it any more: come back with the last id.
     Behind,
     /// The session is gone.
     Gone,
@@ -105,8 +114,7 @@ impl Mirror {
         }
         let stop = CancellationToken::new();
         let tails = streams.iter().map(|(n, live): (&u32, &Live)| (*n, live.tail.clone())).collect();
-        let window =
-            Window { entries: VecDeque::new(), first: 0, bytes: 0, vector, room, tails, gone: false };
+        let window = Window { entries: VecDeque::new(), first: 0, bytes: 0, vector, room, tails, over: None };
         let mirror = Arc::new(Mirror {
             log: session.log,
             watchers: Arc::default(),
@@ -146,6 +154,11 @@ impl Mirror {
         }
     }
 
+    /// Whether it shows nothing more.
+    pub fn is_over(&self) -> bool {
+        self.window().over.is_some()
+    }
+
     /// Whether no stream runs, as far as was told.
     pub fn is_quiet(&self) -> bool {
         self.window().tails.is_empty()
@@ -156,10 +169,11 @@ impl Mirror {
         let window = self.window();
         let Some(skip) = index.checked_sub(window.first) else { return Find::Behind };
         let entries: Vec<Entry> = window.entries.iter().skip(skip as usize).cloned().collect();
-        match (entries.is_empty(), window.gone) {
+        match (entries.is_empty(), window.over) {
             (false, _) => Find::Entries(entries),
-            (true, true) => Find::Gone,
-            (true, false) => Find::Nothing,
+            (true, Some(Over::Gone)) => Find::Gone,
+            (true, Some(Over::Broken)) => Find::Behind,
+            (true, None) => Find::Nothing,
         }
     }
 }
@@ -199,19 +213,21 @@ impl Run {
             };
             silence.heard(Instant::now());
             let Some(mirror) = self.mirror.upgrade() else { return };
-            let gone = match page {
-                Some(Ok(page)) => self.read_room(&mirror, &page.records).await.is_err(),
-                Some(Err(_)) => true,
-                None => false,
+            let read = match page {
+                Some(Ok(page)) => self.read_room(&mirror, &page.records).await,
+                Some(Err(error)) => Err(error),
+                None => Ok(()),
             };
+            let over = read.err().map(|error| match error {
+                Error::NotFound => Over::Gone,
+                _ => Over::Broken,
+            });
             self.read_streams(&mirror);
-            if gone {
-                mirror.window().gone = true;
-            }
+            mirror.window().over = over;
             mirror.watchers.wake_all();
             let pause = options.pause(mirror.watchers.count());
             drop(mirror);
-            if gone {
+            if over.is_some() {
                 return;
             }
             if !pause.is_zero() {

@@ -42,7 +42,8 @@ impl Outbox {
         queue.bytes += message.len();
         queue.messages.push_back((kind, message));
         while queue.bytes > self.limit {
-            let same = queue.messages.iter().position(|(other, _)| *other == kind).unwrap_or(0);
+            let earlier = queue.messages.len() - 1;
+            let same = queue.messages.iter().take(earlier).position(|(other, _)| *other == kind).unwrap_or(0);
             let Some((_, dropped)) = queue.messages.remove(same) else { break };
             queue.bytes -= dropped.len();
         }
@@ -93,7 +94,7 @@ mod tests {
         push(Kind::Notification, "12345678");
         push(Kind::Signal, "more");
         push(Kind::Signal, "last");
-        assert_eq!(outbox.take(), ["last"]);
+        assert_eq!(outbox.take(), ["more", "last"]);
         push(Kind::Signal, "larger than all of it");
         assert!(outbox.take().is_empty());
     }

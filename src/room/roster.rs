@@ -235,7 +235,9 @@ impl Roster {
                 self.typing.push(Typing { user: user.to_owned(), typing, by });
                 true
             }
-            (false, Some(_)) => {
+            (false, Some(typist)) => {
+                // Over by itself: it is still not told to who typed.
+                let by = by.or(typist.by);
                 self.typists.remove(user);
                 self.typing.push(Typing { user: user.to_owned(), typing, by });
                 true
@@ -253,7 +255,7 @@ impl Roster {
             }
             Gossip::Gone => {
                 let linger_ms = self.options.linger_ms;
-                let Some(other) = self.others.get_mut(node) else { return None };
+                let other = self.others.get_mut(node)?;
                 other.ends_at_ms = now_ms + linger_ms;
                 for word in other.words.values_mut() {
                     word.member.connections = 0;

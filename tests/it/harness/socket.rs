@@ -69,8 +69,12 @@ impl Socket {
 
     /// The next message that is not a ping or pong of the protocol.
     pub async fn next(&mut self) -> Received {
+        soon("a message", self.next_of_ours()).await
+    }
+
+    async fn next_of_ours(&mut self) -> Received {
         loop {
-            match soon("a message", self.inner.next()).await {
+            match self.inner.next().await {
                 Some(Ok(Message::Text(text))) => return Received::Json(serde_json::from_str(&text).unwrap()),
                 Some(Ok(Message::Close(frame))) => {
                     let (code, reason) = frame

@@ -1,5 +1,6 @@
 //! Many people in one session: what they say, who is there, and what everybody sees of it.
 
+mod documented;
 mod limits;
 mod model;
 mod presence;

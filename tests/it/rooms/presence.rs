@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{PEOPLE, enter, name, open_room};
+use super::{PEOPLE, enter, name, open_room, say};
 use crate::harness::Server;
 use crate::harness::shared::Shared;
 use crate::harness::socket::Socket;
@@ -61,7 +61,10 @@ impl List {
 
 /// The next typing news, whatever else comes between: who, and whether.
 async fn typing(socket: &mut Socket) -> (String, bool) {
-    let message = socket.until("typing").await.pop().unwrap();
+    typing_of(&socket.until("typing").await.pop().unwrap())
+}
+
+fn typing_of(message: &Value) -> (String, bool) {
     let data = &message["data"];
     (data["user"].as_str().unwrap().to_owned(), data["typing"].as_bool().unwrap())
 }
@@ -212,7 +215,9 @@ async fn members_on_several_nodes_see_one_another() {
     bob.say(&json!({"type": "presence", "data": {"status": "busy", "cursor": [1, 2]}})).await;
     on_a.until(&mut ann, |list| list.member("bob")["status"] == "busy").await;
     type_on(&mut ann, true).await;
-    assert_eq!(typing(&mut bob).await, ("ann".into(), true));
+    let mut news = bob.until("typing").await;
+    assert_eq!(typing_of(&news.pop().unwrap()), ("ann".into(), true));
+    news.iter().for_each(|presence| on_b.take(presence));
     device.leave().await;
     ann.leave().await;
     on_b.until(&mut bob, |list| list.users() == ["bob"]).await;
@@ -222,15 +227,19 @@ async fn members_on_several_nodes_see_one_another() {
 }
 
 #[tokio::test]
-async fn a_dead_nodes_members_are_gone_and_come_back_with_it() {
+async fn a_node_that_is_not_heard_of_takes_its_members_with_it() {
     let (store, a, b) = pair().await;
     let (mut bob, welcome) = enter(&b, "bob", &[]).await;
     let mut list = List::of(&welcome);
-    let (ann, _) = enter(&a, "ann", &[]).await;
+    let (mut ann, _) = enter(&a, "ann", &[]).await;
     list.until(&mut bob, |list| list.users() == ["ann", "bob"]).await;
     store.cut_off(0);
     list.until(&mut bob, |list| list.users() == ["bob"]).await;
+    // Something was said that the node cannot read: its people are to come back.
+    say(&mut bob, "1", "where is ann?").await;
+    assert_eq!(ann.closed().await, 4200);
     store.let_back(0);
+    let (ann, _) = enter(&a, "ann", &[]).await;
     list.until(&mut bob, |list| list.users() == ["ann", "bob"]).await;
     ann.leave().await;
     bob.leave().await;
