@@ -157,7 +157,7 @@ impl World {
         match *step {
             Step::Join { node, user } => {
                 let user = USERS[user];
-                let name = (self.next % 2 == 0).then(|| self.next.to_string());
+                let name = self.next.is_multiple_of(2).then(|| self.next.to_string());
                 let greeting = Greeting { name, meta: None };
                 self.nodes[node].roster.join(&format!("m-{user}"), user, Role::Member, &greeting);
                 self.nodes[node].open.entry(user).or_default().push(self.next);
