@@ -1,6 +1,7 @@
 """Starts and stops what is measured. Loopback only; everything started is stopped, by its own process id."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,6 +26,11 @@ def answers(url):
         return False  # not there yet, or not ready
 
 
+def listens(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 class Server:
     """One process, with its children, on a port of its own."""
 
@@ -35,12 +41,17 @@ class Server:
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, cwd=directory)
         self.pid = self.process.pid
-        while not answers(self.url + ready):
+        while not (listens(port) if ready is None else answers(self.url + ready)):
             if self.process.poll() is not None or time.monotonic() - began > 60:
                 self.stop()
                 raise SystemExit(f"{name} did not start:\n{self.log.read_text()[-2000:]}")
             time.sleep(0.002)
         self.start_ms = (time.monotonic() - began) * 1000
+
+    def cpu_us(self):
+        """User and system time so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) * 1_000_000 / os.sysconf("SC_CLK_TCK")
 
     def resident_kib(self):
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
@@ -90,11 +101,20 @@ class Servers:
         command = [self.binary, "load", "upstream", "--listen", f"127.0.0.1:{port}"]
         return Server("upstream", command, port, self.directory, "/v1/models")
 
-    def relaystream(self):
+    def relaystream(self, engine="disk", redis=None):
+        """On the disk, as it comes, or on another store."""
         port = free_port()
-        config = self._config("relaystream.toml", port)
+        config = self._config("relaystream.toml", port, ENGINE=engine, REDIS=redis.port if redis else 0)
+        # what an earlier one has left would be read, and gone on with
+        shutil.rmtree(config.parent / f"data-{engine}", ignore_errors=True)
         env = {name: value for name, value in os.environ.items() if not name.startswith(("RELAYSTREAM_", "OPENAI_"))}
-        return Server("relaystream", [self.binary, "serve", "--config", str(config)], port, self.directory, "/readyz", env)
+        name = "relaystream" if engine == "disk" else f"relaystream, {engine}"
+        return Server(name, [self.binary, "serve", "--config", str(config)], port, self.directory, "/readyz", env)
+
+    def redis(self):
+        port = free_port()
+        command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        return Server("redis", command, port, self.directory, ready=None)
 
     def nginx(self):
         port = free_port()

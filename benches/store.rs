@@ -1,10 +1,11 @@
-#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::disallowed_methods, reason = "a measurement")]
 //! What keeping logs costs: an append in each engine, and a million finished streams on the disk.
 //!
 //!     cargo bench --bench store -- append
 //!     cargo bench --bench store -- million [COUNT]
 //!
 //! Times are of one append: a batch of one record of 90 bytes, the answer awaited. Nothing is asserted.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::disallowed_methods, reason = "a measurement")]
 
 use std::path::Path;
 use std::sync::Arc;

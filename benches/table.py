@@ -63,7 +63,8 @@ def relay(results):
         "| through | CPU per token, µs | time to first token p50, ms | p99, ms | added p50, ms | upstream → viewer p50, ms | p99, ms | delivered |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for name in ("direct", "nginx", "relaystream", "litellm"):
+    stores = ["relaystream, memory", "relaystream, redis"]
+    for name in ("direct", "nginx", "relaystream", *stores, "litellm"):
         rows = results["relay"].get(name)
         if not rows:
             continue
@@ -83,6 +84,13 @@ def relay(results):
         f"- CPU per token, relaystream ÷ nginx: {ratio.text()}; budget ≤ 1.5: {verdict(ratio.median <= 1.5)}",
         f"- added time to first token p50, relaystream − nginx: {gap:.2f} ms; budget ≤ 0.5 ms: {verdict(gap <= 0.5)}",
     ]
+    memory, redis = (results["relay"].get(name) for name in stores)
+    if memory:
+        share = ratios(cost(ours), cost(memory))
+        lines.append(f"- CPU per token, relaystream on the disk (as it comes) ÷ in memory: {share.text()}; budget ≤ 1.3: {verdict(share.median <= 1.3)}")
+    if redis:
+        spent = figures(redis, "redis_us").text("µs")
+        lines.append(f"- with Redis as the store, redis-server itself takes {spent} of CPU a token beside what relaystream takes")
     if results["relay"].get("litellm"):
         slower = ratios(cost(results["relay"]["litellm"]), cost(ours))
         lines.append(f"- CPU per token, LiteLLM ÷ relaystream: {slower.text(digits=0)}; budget ≥ 100: {verdict(slower.median >= 100)}")

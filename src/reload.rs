@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use notify::{RecursiveMode, Watcher};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
@@ -26,12 +26,14 @@ pub struct Watched {
 /// Changes come in bursts: an editor writes, renames, sets times.
 const SETTLE: Duration = Duration::from_millis(200);
 
-/// Runs until dropped.
-pub async fn watch(app: Arc<App>, watched: Watched, config: Config, environment: Environment) {
-    let Ok(mut hangup) = signal(SignalKind::hangup()) else {
-        warn!("SIGHUP cannot be watched");
-        return;
-    };
+/// Runs until dropped. `hangup`: SIGHUP, watched since before anybody could know that we serve.
+pub async fn watch(
+    app: Arc<App>,
+    watched: Watched,
+    config: Config,
+    environment: Environment,
+    mut hangup: Signal,
+) {
     // One slot: what matters is that something changed, not how often.
     let (changed, mut changes) = mpsc::channel(1);
     let prompts = config.prompts.path;

@@ -82,6 +82,9 @@ async fn serve(
     cores: Vec<Handle>,
     environment: Environment,
 ) -> Result<()> {
+    // First of all: until it is watched, a signal ends the process at once.
+    let [mut terminate, mut interrupt, hangup] =
+        [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?];
     app.recover().await.context("store: what the last process has left cannot be read")?;
     let rate = Rate::new(app.limits.requests_per_minute);
     let router = router(&app, rate.as_ref());
@@ -96,13 +99,13 @@ async fn serve(
         watched,
         config.clone(),
         environment,
+        hangup,
     )));
     let listener = listen(config.server.listen)?;
     let address = listener.local_addr().context("the socket has no address")?;
     info!(%address, open = app.settings.load().access.open, "serving");
     app.tracker.spawn(connection::serve(listener, cores, router, app.tracker.clone(), stop.clone()));
 
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

@@ -10,13 +10,13 @@ mod gossip;
 pub mod mirror;
 pub mod outbox;
 mod pace;
+mod sweep;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::{Principal, Role};
@@ -52,8 +52,7 @@ pub struct Session {
     recent: Mutex<Recent>,
     mirror: Mutex<Weak<Mirror>>,
     gathering: Mutex<Weak<Gathering>>,
-    /// When somebody last had something here.
-    alive_at: Mutex<Instant>,
+    alive: Mutex<sweep::Alive>,
     /// Appends to the room's log come one after the other.
     writing: tokio::sync::Mutex<()>,
 }
@@ -96,7 +95,7 @@ impl Session {
             recent: Mutex::default(),
             mirror: Mutex::default(),
             gathering: Mutex::default(),
-            alive_at: Mutex::new(Instant::now()),
+            alive: Mutex::default(),
             writing: tokio::sync::Mutex::default(),
         }
     }
@@ -199,7 +198,7 @@ impl Hub {
 
     /// Says something in the room, for everybody. What its user said before under the same id is not said again.
     pub async fn say(&self, session: &Session, kind: Kind, text: &Text) -> Result<Said, store::Error> {
-        *lock(&session.alive_at) = Instant::now();
+        lock(&session.alive).renew();
         self.write(session, kind, |room| {
             let id = text.id.as_deref();
             let before = id.and_then(|id| lock(&session.recent).find(&text.from, id, now_ms()));
@@ -288,39 +287,6 @@ impl Hub {
             self.relay.forget(entry.stream, by.to_owned()).await?;
         }
         self.relay.store.remove(session.log).await
-    }
-
-    /// Forgets finished streams that are no longer kept, about once a second.
-    pub async fn sweep(&self) {
-        self.pace.sweep();
-        let sessions: Vec<_> = lock(&self.sessions).values().cloned().collect();
-        for session in sessions {
-            let mut empty = session.viewers() == 0;
-            for (n, entry) in session.streams() {
-                if entry.closed.is_some()
-                    && self.relay.store.meta(entry.stream).await == Err(store::Error::NotFound)
-                {
-                    session.room().forget(n);
-                } else {
-                    empty = false;
-                }
-            }
-            self.forget_if_empty(&session, empty).await;
-        }
-    }
-
-    async fn forget_if_empty(&self, session: &Session, empty: bool) {
-        let idle = {
-            let mut alive_at = lock(&session.alive_at);
-            if !empty {
-                *alive_at = Instant::now();
-            }
-            alive_at.elapsed()
-        };
-        let due = !self.options.empty_ttl.is_zero() && idle > self.options.empty_ttl;
-        if due && let Err(error) = self.forget(session, "policy").await {
-            tracing::warn!(%error, session = session.name, "an empty session could not be forgotten");
-        }
     }
 }
 

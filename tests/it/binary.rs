@@ -33,8 +33,17 @@ impl Binary {
         arguments: &[&str],
         environment: &[(&str, &str)],
     ) -> Binary {
+        Binary::serving_at("127.0.0.1:0", directory, arguments, environment).await
+    }
+
+    pub async fn serving_at(
+        address: &str,
+        directory: &tempfile::TempDir,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Binary {
         let mut command = command(directory);
-        command.args(["serve", "--listen", "127.0.0.1:0"]).args(arguments).envs(environment.iter().copied());
+        command.args(["serve", "--listen", address]).args(arguments).envs(environment.iter().copied());
         let mut child = command.spawn().unwrap();
         // It says where it listens, on whichever of the two it logs to.
         let (sender, mut lines) = tokio::sync::mpsc::unbounded_channel();
@@ -48,9 +57,13 @@ impl Binary {
                 }
             });
         }
+        drop(sender);
         let address = soon("the address", async {
+            let mut said = Vec::new();
             loop {
-                let line: String = lines.recv().await.unwrap();
+                let line: Option<String> = lines.recv().await;
+                let line = line.unwrap_or_else(|| panic!("it ended: {said:#?}"));
+                said.push(line.clone());
                 let at = line.split_once("127.0.0.1:").map(|(_, rest)| rest);
                 let port: Option<String> =
                     at.map(|rest| rest.chars().take_while(char::is_ascii_digit).collect());

@@ -28,6 +28,7 @@ mod breaks;
 mod commands;
 mod config;
 mod cores;
+mod crashes;
 mod gemini;
 mod golden;
 mod limits;

@@ -216,7 +216,7 @@ fn spawn_watchers(viewers: &mut JoinSet<Report>, random: &mut Random, server: &S
             let (stream, other, mut own) = (stream.clone(), other.clone(), random.fork());
             viewers.spawn(async move {
                 arrive(&mut own).await;
-                let heard = watch(address, stream.clone(), other, surface, own).await;
+                let heard = watch(vec![address], stream.clone(), other, surface, own).await;
                 let who = format!("{} #{n} ({} resets)", surface.name(), heard.resets.len());
                 Report { who, heard: [(stream, heard)].into(), reasoning: surface != Surface::Plain }
             });
@@ -224,7 +224,7 @@ fn spawn_watchers(viewers: &mut JoinSet<Report>, random: &mut Random, server: &S
         let (stream, other, mut own) = (stream.clone(), other.clone(), random.fork());
         viewers.spawn(async move {
             arrive(&mut own).await;
-            let heard = poll(address, stream.clone(), other, own).await;
+            let heard = poll(vec![address], stream.clone(), other, own).await;
             Report { who: format!("poll #{n}"), heard: [(stream, heard)].into(), reasoning: true }
         });
     }

@@ -131,7 +131,7 @@ async fn viewers_of_sessions_are_sent_home_and_told_when_to_come_back() {
 #[tokio::test]
 async fn viewers_of_sessions_see_the_ending_before_they_are_sent_home() {
     let provider = FakeProvider::new([Script::stream().token("Hel").stall()]).await;
-    let server = Server::before(&provider, "").await;
+    let server = Server::before(&provider, "[store]\nengine = \"memory\"").await;
     let mut body = hi();
     body["session"] = "room-1".into();
     server.start(&body).await;
@@ -204,7 +204,8 @@ async fn others_than_this_machine_need_credentials() {
 #[tokio::test]
 async fn sigterm_ends_the_process_gracefully() {
     let directory = tempfile::tempdir().unwrap();
-    let binary = Binary::serving(&directory, &[], &[("RELAYSTREAM_SERVER__DRAIN_S", "1")]).await;
+    let settings = [("RELAYSTREAM_SERVER__DRAIN_S", "1"), ("RELAYSTREAM_STORE__ENGINE", "memory")];
+    let binary = Binary::serving(&directory, &[], &settings).await;
     let address = &binary.address;
     let client = client();
     let body = json!({"model": "demo-slow", "input": "Hi"}).to_string();

@@ -259,6 +259,27 @@ async fn archives_make_room_in_total_by_owner_and_by_what_finished_logs_may_take
     }
 }
 
+/// Claims that take more than a segment are written anew now and then, not for ever.
+#[tokio::test]
+async fn many_claims_do_not_keep_the_journal_busy() {
+    let disks = Disks::new();
+    let options = Options { segment_bytes: 4_096, ..disks.options() };
+    let store = open(&options);
+    for n in 0..1_000 {
+        store.claim(&format!("key {n}"), &"v".repeat(50), Duration::from_secs(600)).await.unwrap();
+        store.sweep();
+        if n % 2 == 0 {
+            store.release(&format!("key {n}"), &"v".repeat(50)).await.unwrap();
+        }
+    }
+    drop(store);
+    let store = open(&options);
+    for n in 0..1_000 {
+        assert_eq!(store.claimed(&format!("key {n}")).await.unwrap().is_some(), n % 2 == 1, "{n}");
+    }
+    assert!(content(&options.path.join("journal")).len() < 400_000);
+}
+
 /// A room is written to for ever, beside a stream that just stands there: neither pins what others left behind.
 #[tokio::test]
 async fn the_journal_stays_short_whatever_runs_on() {

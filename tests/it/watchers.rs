@@ -33,13 +33,16 @@ pub(crate) async fn get(
     most: usize,
     patience: Duration,
 ) -> Got {
-    let mut socket = TcpStream::connect(address).await.expect("the server listens");
+    // Between a crash and the next start nobody listens.
+    let Ok(mut socket) = TcpStream::connect(address).await else { return Got::default() };
     let mut head = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n");
     if let Some(id) = id {
         head.push_str(&format!("last-event-id: {id}\r\n"));
     }
     head.push_str("\r\n");
-    socket.write_all(head.as_bytes()).await.expect("the server reads");
+    if socket.write_all(head.as_bytes()).await.is_err() {
+        return Got::default();
+    }
     let (mut answer, mut buffer, until) = (Vec::new(), [0; 2048], Instant::now() + patience);
     while answer.len() < most {
         let room = buffer.len().min(most - answer.len());
@@ -116,9 +119,9 @@ pub(crate) async fn rest(random: &mut Random) {
     sleep(Duration::from_millis(20 + random.below(280) as u64)).await;
 }
 
-/// Reads the stream over SSE until it has seen the end.
+/// Reads the stream over SSE, of any of these nodes, until it has seen the end.
 pub(crate) async fn watch(
-    address: SocketAddr,
+    nodes: Vec<SocketAddr>,
     stream: String,
     other: String,
     surface: Surface,
@@ -135,7 +138,8 @@ pub(crate) async fn watch(
             path.push_str(&format!("&{}={id}", random.pick(&["after", "lastEventId"])));
         }
         let header = if by_query { None } else { held.as_deref() };
-        let got = get(address, &path, header, most_bytes(&mut random), most_time(&mut random)).await;
+        let node = *random.pick(&nodes);
+        let got = get(node, &path, header, most_bytes(&mut random), most_time(&mut random)).await;
         rest(&mut random).await;
         match got.status {
             0 => continue,
@@ -169,8 +173,8 @@ pub(crate) async fn watch(
     }
 }
 
-/// Reads the stream by polling.
-pub(crate) async fn poll(address: SocketAddr, stream: String, other: String, mut random: Random) -> Heard {
+/// Reads the stream by polling any of these nodes.
+pub(crate) async fn poll(nodes: Vec<SocketAddr>, stream: String, other: String, mut random: Random) -> Heard {
     let mut heard = Heard::default();
     loop {
         let wrong = random.chance(6).then(|| bad_id(&mut random, &stream, &other));
@@ -180,7 +184,7 @@ pub(crate) async fn poll(address: SocketAddr, stream: String, other: String, mut
             path.push_str(&format!("&after={id}"));
         }
         let most = if random.chance(30) { random.below(2_000) } else { usize::MAX };
-        let got = get(address, &path, None, most, Duration::from_secs(10)).await;
+        let got = get(*random.pick(&nodes), &path, None, most, Duration::from_secs(10)).await;
         rest(&mut random).await;
         if got.status == 0 || !got.whole {
             continue;

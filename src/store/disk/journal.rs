@@ -147,6 +147,11 @@ impl Journal {
         self.bell.notify_one();
     }
 
+    /// Writes it before anything that is submitted from now on.
+    pub fn write_now(&self, frames: &[u8]) -> Result<(), Error> {
+        lock(&self.writer).write(frames, false).map(drop)
+    }
+
     /// The thread that writes what is gathered, and syncs at intervals, until [`Journal::stop`].
     pub fn run(&self) {
         let every = if let Sync::Interval(every) = self.sync { every } else { Duration::MAX };
@@ -226,11 +231,9 @@ impl Journal {
         }
     }
 
-    /// Bytes of all segments, and the oldest if it is not the one that is written to.
-    pub fn extent(&self) -> (u64, Option<u32>) {
-        let writer = lock(&self.writer);
-        let oldest = writer.segments.keys().next().copied().filter(|_| writer.segments.len() > 1);
-        (writer.segments.values().sum(), oldest)
+    /// The segments with their bytes, the oldest first; the last is written to.
+    pub fn segments(&self) -> Vec<(u32, u64)> {
+        lock(&self.writer).segments.iter().map(|(number, bytes)| (*number, *bytes)).collect()
     }
 
     /// Deletes a segment of which nothing is needed any more.

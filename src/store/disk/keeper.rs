@@ -206,30 +206,43 @@ fn archive_finished(logs: &Logs, leftovers: &mut Leftovers) -> io::Result<()> {
     Ok(())
 }
 
-/// Deletes the oldest segments, what is still needed of them written anew: when nothing is, or when the journal is more
-/// than twice what it has to say.
+/// Deletes the oldest segments, what is still needed of them written anew: as far as nothing is, or as the journal is more
+/// than twice what it has to say. What is written anew goes into later segments, so that this comes to an end.
 fn collect(logs: &Logs, leftovers: &mut Leftovers) {
-    while let (total, Some(oldest)) = logs.journal.extent() {
-        let live: Vec<Arc<Entry>> = lock(&logs.live).values().cloned().collect();
-        let (mut needed, mut useful) = (Vec::new(), 0);
-        for entry in live {
-            let kept = entry.kept();
-            useful += kept.bytes.min(entry.weight(&kept));
-            if kept.needs.is_some_and(|needs| needs <= oldest) {
-                needed.push(entry.clone());
-            }
+    let mut live: Vec<(u32, Arc<Entry>)> = Vec::new();
+    let claimed = claims(logs).len() as u64;
+    let mut useful = claimed + logs.options.segment_bytes;
+    for entry in lock(&logs.live).values() {
+        let kept = entry.kept();
+        useful += kept.bytes.min(entry.weight(&kept));
+        live.extend(kept.needs.map(|needs| (needs, entry.clone())));
+    }
+    let mut segments = logs.journal.segments();
+    let mut left: u64 = segments.iter().map(|(_, bytes)| bytes).sum();
+    segments.pop();
+    let first_needed = live.iter().map(|(needs, _)| *needs).min().unwrap_or(u32::MAX);
+    let (mut freed, mut goes) = (0, Vec::new());
+    for (number, bytes) in segments {
+        if number >= first_needed && left <= 2 * useful {
+            break;
         }
-        if !needed.is_empty() && total <= 2 * (useful + logs.options.segment_bytes) {
-            return;
-        }
-        let anew = needed.iter().all(|entry| restate(logs, entry));
-        if !anew || restate_claims(logs).is_err() || logs.journal.sync().is_err() {
-            return;
-        }
-        if let Err(error) = logs.journal.unlink(oldest) {
+        (freed, left) = (freed + bytes, left - bytes);
+        goes.push(number);
+    }
+    let Some(last) = goes.last() else { return };
+    // The claims are written anew each time: not for less than they take.
+    if freed < 2 * claimed && left + freed <= 2 * useful {
+        return;
+    }
+    let anew = live.iter().filter(|(needs, _)| needs <= last).all(|(_, entry)| restate(logs, entry));
+    if !anew || restate_claims(logs).is_err() || logs.journal.sync().is_err() {
+        return;
+    }
+    for number in goes {
+        if let Err(error) = logs.journal.unlink(number) {
             return tracing::warn!(%error, "a segment of the journal cannot be deleted");
         }
-        leftovers.forget_segment(oldest);
+        leftovers.forget_segment(number);
     }
 }
 
@@ -253,12 +266,18 @@ fn restate(logs: &Logs, entry: &Arc<Entry>) -> bool {
     written.is_ok()
 }
 
-fn restate_claims(logs: &Logs) -> Result<(), Error> {
+/// A frame for each claim.
+fn claims(logs: &Logs) -> Vec<u8> {
     let now = now_ms();
     let claims = logs.coordination.claims();
-    let frames: Vec<u8> =
-        claims.iter().flat_map(|(key, value, left)| record::claim(key, value, until(now, *left))).collect();
-    if frames.is_empty() { Ok(()) } else { write(logs, frames).map(drop) }
+    claims.iter().flat_map(|(key, value, left)| record::claim(key, value, until(now, *left))).collect()
+}
+
+/// While nobody claims or releases: a key that is released meanwhile must not be told after that.
+fn restate_claims(logs: &Logs) -> Result<(), Error> {
+    let _still = lock(&logs.claiming);
+    let frames = claims(logs);
+    if frames.is_empty() { Ok(()) } else { logs.journal.write_now(&frames) }
 }
 
 /// When a time to live is over, in milliseconds since the Unix epoch.

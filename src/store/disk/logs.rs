@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt};
 use moka::sync::Cache;
 use tokio::sync::oneshot;
 
@@ -33,6 +34,8 @@ pub struct Logs {
     pub hot: Cache<LogId, Arc<Entry>>,
     pub ledger: Arc<Ledger>,
     pub coordination: Coordination,
+    /// Held while a claim changes and its frame is handed over, so that both have one order.
+    pub claiming: Mutex<()>,
     /// Running logs whose writer died with the last process, or gave them up.
     pub orphans: Mutex<HashSet<LogId>>,
     /// Counts reads, to tell which log was read longest ago.
@@ -308,25 +311,26 @@ impl Logs {
         });
     }
 
-    /// Writes frames; `settle` is called with their length once that is done, whether or not anybody waits for it.
-    async fn write<T: Send + 'static>(
+    /// Writes frames, beginning now; `settle` is called with their length once that is done, whether or not anybody waits
+    /// for it.
+    fn write<T: Send + 'static>(
         self: &Arc<Self>,
         frames: Vec<u8>,
         ending: bool,
         settle: impl FnOnce(&Arc<Logs>, u64, Result<Place, Error>) -> Result<T, Error> + Send + 'static,
-    ) -> Result<T, Error> {
+    ) -> BoxFuture<'static, Result<T, Error>> {
         let (answer, told) = oneshot::channel();
         let (logs, length) = (self.clone(), frames.len() as u64);
         let then = Box::new(move |written| {
             let _caller_left = answer.send(settle(&logs, length, written));
         });
         self.journal.submit(Item { frames, ending, then });
-        told.await.unwrap_or_else(|_| Err(stopped()))
+        async { told.await.unwrap_or_else(|_| Err(stopped())) }.boxed()
     }
 
-    /// Writes frames that belong to no log.
-    pub async fn note(self: &Arc<Self>, frames: Vec<u8>) -> Result<(), Error> {
-        self.write(frames, false, |_, _, written| written.map(drop)).await
+    /// Writes frames that belong to no log, beginning now.
+    pub fn note(self: &Arc<Self>, frames: Vec<u8>) -> BoxFuture<'static, Result<(), Error>> {
+        self.write(frames, false, |_, _, written| written.map(drop))
     }
 
     /// Makes room for `bytes` of this entry's owner by dropping finished logs, the owner's own or anyone's.

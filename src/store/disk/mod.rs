@@ -118,6 +118,7 @@ impl Disk {
             hot: hot(options.cache_bytes),
             ledger: Arc::new(Ledger::default()),
             coordination: Coordination::default(),
+            claiming: Mutex::default(),
             orphans: Mutex::default(),
             reads: AtomicU64::new(0),
             finished: AtomicU64::new(0),
@@ -308,13 +309,15 @@ impl Store for Disk {
     }
 
     fn claim(&self, key: &str, value: &str, ttl: Duration) -> Answer<'_, Claim> {
+        let _in_order = lock(&self.logs.claiming);
         let claim = self.logs.coordination.claim(key, value, ttl);
         if let Claim::Held(_) = claim {
             return ready(Ok(claim));
         }
+        let noted = self.logs.note(record::claim(key, value, until(now_ms(), ttl)));
         let (key, value) = (key.to_owned(), value.to_owned());
         async move {
-            let noted = self.logs.note(record::claim(&key, &value, until(now_ms(), ttl))).await;
+            let noted = noted.await;
             if noted.is_err() {
                 self.logs.coordination.release(&key, &value);
             }
@@ -328,8 +331,9 @@ impl Store for Disk {
     }
 
     fn release(&self, key: &str, value: &str) -> Answer<'_, ()> {
+        let _in_order = lock(&self.logs.claiming);
         if self.logs.coordination.release(key, value) {
-            self.logs.note(record::release(key)).boxed()
+            self.logs.note(record::release(key))
         } else {
             ready(Ok(()))
         }

@@ -103,7 +103,7 @@ fn line(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("keys are strings") + "\n"
 }
 
-/// Reads what [`write`] wrote, log by log. A line that is no such line ends it with an error.
+/// Reads what [`write()`] wrote, log by log. A line that is no such line ends it with an error.
 pub struct Reader<I>(I);
 
 impl<E, I: Iterator<Item = Result<String, E>>> Reader<I>

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use super::{next_epoch, read_along, whole, write};
 use crate::harness::redis::{RedisServer, node, options};
-use crate::harness::soon;
+use crate::harness::{Server, soon};
 use crate::store_contract::{START, batch, created, meta, sealing};
 
 const LOG: LogId = LogId(7);
@@ -175,4 +175,21 @@ async fn claims_clocks_and_messages_are_everybodys() {
     let mut heard = two.subscribe("t").await.expect("reachable");
     one.publish("t", Bytes::from_static(b"hello")).await.expect("reachable");
     assert_eq!(soon("a message", heard.recv()).await, Ok(Bytes::from_static(b"hello")));
+}
+
+/// Through the whole server: started at one node, watched at another while it runs, replayed after its end.
+#[tokio::test]
+async fn any_node_serves_any_stream() {
+    let redis = RedisServer::start().await;
+    let config = format!("[store]\nengine = \"redis\"\nurl = \"{}\"\n", redis.url());
+    let (one, two) = (Server::new(&config).await, Server::new(&config).await);
+    let id = one.start(&serde_json::json!({"model": "demo-fast", "input": "Hi"})).await;
+    let live = two.replay(&id).await;
+    assert_eq!(live.last().map(|event| event.event.as_str()), Some("done"));
+    let ended = one.ended(&id).await;
+    assert_eq!((&ended["status"], ended["text"].as_str().is_some()), (&"completed".into(), true));
+    assert_eq!(two.json(&format!("/v1/streams/{id}")).await["text"], ended["text"]);
+    assert_eq!(one.replay(&id).await, live);
+    one.finish().await;
+    two.finish().await;
 }
