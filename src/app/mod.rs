@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::{Access, Principal, Role, Scope};
 use crate::config::{Config, Engine, Environment, ModelConfig, OnRestart, Parts};
-use crate::hub::{self, Hub};
+use crate::hub::{self, Hub, gathering};
 use crate::limits::ledger::Ledger;
 use crate::limits::strikes::Strikes;
 use crate::limits::{self, Permits};
@@ -66,6 +66,9 @@ pub struct Edge {
     pub ping: Duration,
     pub pong: Duration,
     pub expiry_grace: Duration,
+    /// How long a socket stays open at most; zero: for ever.
+    pub lifetime: Duration,
+    pub signal_bytes: usize,
 }
 
 /// What can change without a restart.
@@ -113,6 +116,7 @@ pub struct App {
     pub stream_viewers: Permits<LogId>,
     pub session_viewers: Permits<(String, String)>,
     pub user_viewers: Permits<String>,
+    pub user_connections: Permits<String>,
     pub tracker: TaskTracker,
     on_restart: OnRestart,
     /// Streams that are this process's to go on with, once the store can be read.
@@ -142,6 +146,14 @@ impl App {
             relay.clone(),
             hub::Options {
                 tail: options.tail,
+                gathering: gathering::Options {
+                    linger: ms(config.rooms.linger_ms),
+                    typing: ms(config.rooms.typing_ms),
+                    max_members: or_any(config.rooms.max_members),
+                    max_connections: or_any(config.rooms.max_connections),
+                    outbox_bytes: or_any(config.rooms.outbox_bytes),
+                },
+                messages_per_s: config.rooms.messages_per_s,
                 history_bytes: or_any(config.rooms.history_bytes),
                 empty_ttl: Duration::from_secs(config.rooms.empty_ttl_s),
             },
@@ -162,11 +174,14 @@ impl App {
                 ping: ms(config.rooms.ping_ms),
                 pong: ms(config.rooms.pong_ms),
                 expiry_grace: ms(config.rooms.expiry_grace_ms),
+                lifetime: Duration::from_secs(config.rooms.lifetime_s),
+                signal_bytes: or_any(config.rooms.signal_bytes),
             },
             running_permits: Permits::new(limits.running_streams_per_user),
             stream_viewers: Permits::new(limits.viewers_per_stream),
             session_viewers: Permits::new(limits.viewers_per_session),
             user_viewers: Permits::new(limits.viewers_per_user),
+            user_connections: Permits::new(limits.connections_per_user),
             limits,
             ledger: Ledger::new(limits.budgets),
             strikes: Strikes::default(),
@@ -213,6 +228,7 @@ impl App {
         };
         let _viewers_come_back_anyway = tokio::time::timeout(LAST_ENDINGS, told).await;
         self.phase.send_replace(Phase::Closing);
+        self.hub.close();
         self.relay.send_home();
     }
 

@@ -400,10 +400,21 @@ fn default_role() -> Role {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RoomsConfig {
+    pub linger_ms: u64,
+    pub typing_ms: u64,
+    pub max_members: usize,
+    pub max_connections: usize,
+    /// Absent: 100 with credentials, off with open access.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_connections_per_user: Option<u64>,
     pub message_bytes: usize,
+    pub messages_per_s: u32,
+    pub signal_bytes: usize,
+    pub outbox_bytes: usize,
     pub ping_ms: u64,
     pub pong_ms: u64,
     pub expiry_grace_ms: u64,
+    pub lifetime_s: u64,
     pub history_bytes: usize,
     pub empty_ttl_s: u64,
 }
@@ -411,10 +422,19 @@ pub struct RoomsConfig {
 impl Default for RoomsConfig {
     fn default() -> RoomsConfig {
         RoomsConfig {
+            linger_ms: 12_000,
+            typing_ms: 5_000,
+            max_members: 5_000,
+            max_connections: 10_000,
+            max_connections_per_user: None,
             message_bytes: 64 * 1024,
+            messages_per_s: 50,
+            signal_bytes: 16 * 1024,
+            outbox_bytes: 64 * 1024,
             ping_ms: 25_000,
             pong_ms: 8_000,
             expiry_grace_ms: 25_000,
+            lifetime_s: 14_400,
             history_bytes: 1024 * 1024,
             empty_ttl_s: 3600,
         }

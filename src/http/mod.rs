@@ -16,6 +16,7 @@ mod expiry;
 mod extract;
 mod gemini;
 mod loan;
+mod messages;
 mod models;
 mod ops;
 mod origin;

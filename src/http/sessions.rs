@@ -71,7 +71,7 @@ fn brief(session: &Session) -> Value {
     })
 }
 
-async fn find(app: &App, principal: &Principal, name: &str) -> Result<(Arc<Session>, Role), ApiError> {
+pub async fn find(app: &App, principal: &Principal, name: &str) -> Result<(Arc<Session>, Role), ApiError> {
     app.hub
         .find(principal, name)
         .await?

@@ -23,7 +23,7 @@ use crate::relay::Facts;
 use crate::relay::tail::Tail;
 use crate::surface::{Format, Surface};
 
-const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 
 /// Says whether the stream is another request's.

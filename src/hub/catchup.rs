@@ -10,19 +10,22 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::Session;
-use super::mirror::{Snapshot, encode};
+use super::mirror::{Snapshot, encode, encode_talk};
 use crate::event::Status;
 use crate::log::transcript::Transcript;
-use crate::log::{Bad, EventId, LogId, Position};
+use crate::log::{Bad, EventId, LogId, Page, Position, Record};
 use crate::relay::Relay;
 use crate::relay::tail::{End, Tail};
 use crate::room::Vector;
 use crate::room::message::{self, Summary};
+use crate::room::talk::Text;
 use crate::store::Error;
 use crate::surface::native;
 
 /// Records encoded at a time.
 const SLICE_RECORDS: usize = 2_000;
+/// Bytes of the room's log that are read at a time.
+const SLICE_BYTES: usize = 256 * 1024;
 
 /// One stream's missing part.
 struct Part {
@@ -41,6 +44,8 @@ pub struct CatchUp {
     target: Vector,
     resets: Vec<(Option<String>, Bad)>,
     parts: VecDeque<Part>,
+    /// What people said.
+    talk: VecDeque<Record>,
 }
 
 /// As much of what a viewer holds as is true: places that the logs know.
@@ -82,46 +87,9 @@ impl CatchUp {
             resets.push((None, Bad::Expired));
             vector = Vector::default();
         }
-        let mut parts = VecDeque::new();
-        for (n, entry) in &moment.room.streams {
-            let Some(mut from) = moment.room.resume(&vector, *n) else { continue };
-            let tail = match moment.tails.get(n) {
-                Some(tail) => tail.clone(),
-                None => match relay.tail(entry.stream).await {
-                    Ok(tail) => tail,
-                    Err(Error::NotFound) => {
-                        if from != Position::START {
-                            resets.push((Some(entry.stream.to_string()), Bad::Expired));
-                        }
-                        continue;
-                    }
-                    Err(error) => return Err(error),
-                },
-            };
-            // The room says that it has ended; its own log may not have come here as far yet.
-            if entry.closed.is_some() && !moment.tails.contains_key(n) {
-                tail.ended().await;
-                if tail.is_cut_off() {
-                    return Err(Error::Unavailable("a stream could not be read to its end".into()));
-                }
-            }
-            if let Err(bad) = relay.check(&tail, EventId { log: entry.stream, position: from }).await? {
-                resets.push((Some(entry.stream.to_string()), bad));
-                from = Position::START;
-            }
-            let upto = moment.vector.streams.get(n).copied().unwrap_or_else(|| tail.head());
-            if from < upto {
-                parts.push_back(Part { n: *n, tail, from, upto, closed: entry.closed });
-            }
-        }
-        // Ended streams first, as they ended: each is then covered by the room's position and leaves the id.
-        parts.make_contiguous().sort_by_key(|part| part.closed.unwrap_or(u64::MAX));
-        Ok(CatchUp { room, vector, target: moment.vector.clone(), resets, parts })
-    }
-
-    fn of(parts: VecDeque<Part>, room: LogId, moment: &Snapshot) -> CatchUp {
-        let target = moment.vector.clone();
-        CatchUp { room, vector: target.clone(), target, resets: Vec::new(), parts }
+        let parts = parts(relay, &vector, moment, &mut resets).await?;
+        let talk = talk(relay, room, vector.room, moment.vector.room).await?;
+        Ok(CatchUp { room, vector, target: moment.vector.clone(), resets, parts, talk })
     }
 
     pub fn resets(&self) -> &[(Option<String>, Bad)] {
@@ -143,6 +111,30 @@ impl CatchUp {
 
     /// The next slice of events; None when the viewer has arrived at the moment.
     pub fn next_slice(&mut self) -> Option<Bytes> {
+        // In the order of the room's log: one id tells of all that lies before a place in it.
+        let closed = self.parts.front().map_or(u64::MAX, |part| part.closed.unwrap_or(u64::MAX));
+        let bytes = match self.talk.front() {
+            Some(said) if said.position.seq < closed => self.slice_of_talk(closed),
+            _ => self.slice_of_stream()?,
+        };
+        if self.parts.is_empty() && self.talk.is_empty() {
+            self.vector = self.target.clone();
+        }
+        Some(bytes.into())
+    }
+
+    /// What was said before the stream that closed at `closed` had ended.
+    fn slice_of_talk(&mut self, closed: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while bytes.len() < SLICE_BYTES
+            && let Some(said) = self.talk.pop_front_if(|said| said.position.seq < closed)
+        {
+            bytes.extend(encode_talk(self.room, &mut self.vector, &said));
+        }
+        bytes
+    }
+
+    fn slice_of_stream(&mut self) -> Option<Vec<u8>> {
         let part = self.parts.front_mut()?;
         let records = part.tail.with_records(|all| {
             let missing = &all[part.from.seq as usize..part.upto.seq as usize];
@@ -159,19 +151,82 @@ impl CatchUp {
             }
             self.parts.pop_front();
         }
-        if self.parts.is_empty() {
-            self.vector = self.target.clone();
-        }
-        Some(bytes.into())
+        Some(bytes)
     }
 
     /// The same as WebSocket messages, all tokens of a part merged.
     pub fn next_frames(&mut self) -> Option<Vec<String>> {
+        if let Some(said) = self.talk.pop_front() {
+            return Some(message::talk(self.room, &said).iter().map(ToString::to_string).collect());
+        }
         let part = self.parts.pop_front()?;
         let records =
             part.tail.with_records(|all| all[part.from.seq as usize..part.upto.seq as usize].to_vec());
         Some(message::frames(part.tail.log, &records))
     }
+}
+
+/// What is missing of streams, those that have ended first, as they ended: each is then covered by the room's position
+/// and leaves the id.
+async fn parts(
+    relay: &Relay,
+    vector: &Vector,
+    moment: &Snapshot,
+    resets: &mut Vec<(Option<String>, Bad)>,
+) -> Result<VecDeque<Part>, Error> {
+    let mut parts = VecDeque::new();
+    for (n, entry) in &moment.room.streams {
+        let Some(mut from) = moment.room.resume(vector, *n) else { continue };
+        let tail = match moment.tails.get(n) {
+            Some(tail) => tail.clone(),
+            None => match relay.tail(entry.stream).await {
+                Ok(tail) => tail,
+                Err(Error::NotFound) => {
+                    if from != Position::START {
+                        resets.push((Some(entry.stream.to_string()), Bad::Expired));
+                    }
+                    continue;
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        // The room says that it has ended; its own log may not have come here as far yet.
+        if entry.closed.is_some() && !moment.tails.contains_key(n) {
+            tail.ended().await;
+            if tail.is_cut_off() {
+                return Err(Error::Unavailable("a stream could not be read to its end".into()));
+            }
+        }
+        if let Err(bad) = relay.check(&tail, EventId { log: entry.stream, position: from }).await? {
+            resets.push((Some(entry.stream.to_string()), bad));
+            from = Position::START;
+        }
+        let upto = moment.vector.streams.get(n).copied().unwrap_or_else(|| tail.head());
+        if from < upto {
+            parts.push_back(Part { n: *n, tail, from, upto, closed: entry.closed });
+        }
+    }
+    parts.make_contiguous().sort_by_key(|part| part.closed.unwrap_or(u64::MAX));
+    Ok(parts)
+}
+
+/// What people said after `from`, which is a good position or the start, up to `upto`.
+pub async fn talk(
+    relay: &Relay,
+    room: LogId,
+    mut from: Position,
+    upto: Position,
+) -> Result<VecDeque<Record>, Error> {
+    let mut talk = VecDeque::new();
+    while from < upto {
+        let Page { records, .. } = relay.store.read(room, from, SLICE_BYTES).await?;
+        let Some(last) = records.last() else { break };
+        from = last.position;
+        talk.extend(
+            records.into_iter().filter(|record| record.position <= upto && Text::of(record).is_some()),
+        );
+    }
+    Ok(talk)
 }
 
 /// A WebSocket viewer comes in: every stream's text so far, but for those whose position it holds, which go on from
@@ -183,16 +238,18 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    /// `after` maps a stream's id to the event id that the viewer holds.
+    /// `after` maps a stream's id to the event id that the viewer holds; `heard`: where it stands in the room's log, if
+    /// it was here before.
     pub async fn new(
         relay: &Relay,
         room: LogId,
         after: &std::collections::BTreeMap<String, String>,
+        heard: Option<Position>,
         moment: &Snapshot,
     ) -> Result<Arrival, Error> {
-        let everything = CatchUp::new(relay, room, None, moment).await?;
+        let everything = parts(relay, &Vector::default(), moment, &mut Vec::new()).await?;
         let (mut streams, mut resets, mut parts) = (Vec::new(), Vec::new(), VecDeque::new());
-        for part in everything.parts {
+        for part in everything {
             let stream = part.tail.log;
             let held = after.get(&stream.to_string()).map(|id| held(&part.tail, id));
             let (mut text, mut position) = (None, part.upto);
@@ -225,7 +282,13 @@ impl Arrival {
                 resets.push((log.clone(), if readable { Bad::Expired } else { Bad::Unknown }));
             }
         }
-        Ok(Arrival { streams, resets, missed: CatchUp::of(parts, room, moment) })
+        let talk = match heard {
+            Some(from) => talk(relay, room, from, moment.vector.room).await?,
+            None => VecDeque::new(),
+        };
+        let (vector, target) = (moment.vector.clone(), moment.vector.clone());
+        let missed = CatchUp { room, vector, target, resets: Vec::new(), parts, talk };
+        Ok(Arrival { streams, resets, missed })
     }
 }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{Hub, Session, lock};
 use crate::log::{Page, Position};
 use crate::relay::running::Running;
-use crate::room::{Kind, Seat};
+use crate::room::Seat;
 use crate::store::{self, Claim};
 
 /// A session is listed until it is forgotten.
@@ -112,13 +112,8 @@ impl Hub {
         loop {
             let after = session.room().position;
             let Page { records, head, .. } = self.relay.store.read(session.log, after, SLICE).await?;
-            let mut room = session.room();
-            for record in &records {
-                if record.position > room.position {
-                    room.apply(record);
-                }
-            }
-            if room.position >= head || records.is_empty() {
+            session.apply(&records);
+            if session.room().position >= head || records.is_empty() {
                 return Ok(());
             }
         }
@@ -133,7 +128,7 @@ impl Hub {
                 Err(error) => return Err(error),
             };
             if ended {
-                self.write(session, Kind::Closed, |_| Seat { n, stream: entry.stream }).await?;
+                self.closed(session, Seat { n, stream: entry.stream }).await?;
             }
         }
         Ok(())

@@ -23,7 +23,8 @@ use crate::relay::running::Attendance;
 use crate::relay::silence::Silence;
 use crate::relay::tail::{self, Tail};
 use crate::relay::watch::{Watch, Watchers};
-use crate::room::{Room, Vector, message};
+use crate::room::talk::Text;
+use crate::room::{Kind, Room, Vector, message};
 use crate::sse;
 use crate::store::Error;
 use crate::surface::native::RETRY_MS;
@@ -55,7 +56,16 @@ struct Window {
     vector: Vector,
     room: Room,
     tails: BTreeMap<u32, Arc<Tail>>,
-    gone: bool,
+    over: Option<Over>,
+}
+
+/// Why a mirror shows nothing more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Over {
+    /// The session was forgotten.
+    Gone,
+    /// The store does not answer: another mirror will go on.
+    Broken,
 }
 
 /// A moment of the mirror: everything up to `vector` lies before the entry `next`.
@@ -80,7 +90,7 @@ impl Snapshot {
 pub enum Find {
     Entries(Vec<Entry>),
     Nothing,
-    /// The window has moved on: come back with the last id.
+    /// The window has moved on, or nothing fills it any more: come back with the last id.
     Behind,
     /// The session is gone.
     Gone,
@@ -112,8 +122,7 @@ impl Mirror {
         }
         let stop = CancellationToken::new();
         let tails = streams.iter().map(|(n, live): (&u32, &Live)| (*n, live.tail.clone())).collect();
-        let window =
-            Window { entries: VecDeque::new(), first: 0, bytes: 0, vector, room, tails, gone: false };
+        let window = Window { entries: VecDeque::new(), first: 0, bytes: 0, vector, room, tails, over: None };
         let mirror = Arc::new(Mirror {
             log: session.log,
             watchers: Arc::default(),
@@ -160,10 +169,15 @@ impl Mirror {
         std::future::poll_fn(|cx| {
             watch.register(cx);
             let moment = self.snapshot();
-            let there = self.window().gone || moment.covers(held);
+            let there = self.is_over() || moment.covers(held);
             if there { Poll::Ready(moment) } else { Poll::Pending }
         })
         .await
+    }
+
+    /// Whether it shows nothing more.
+    pub fn is_over(&self) -> bool {
+        self.window().over.is_some()
     }
 
     /// Whether no stream runs, as far as was told.
@@ -176,10 +190,11 @@ impl Mirror {
         let window = self.window();
         let Some(skip) = index.checked_sub(window.first) else { return Find::Behind };
         let entries: Vec<Entry> = window.entries.iter().skip(skip as usize).cloned().collect();
-        match (entries.is_empty(), window.gone) {
+        match (entries.is_empty(), window.over) {
             (false, _) => Find::Entries(entries),
-            (true, true) => Find::Gone,
-            (true, false) => Find::Nothing,
+            (true, Some(Over::Gone)) => Find::Gone,
+            (true, Some(Over::Broken)) => Find::Behind,
+            (true, None) => Find::Nothing,
         }
     }
 }
@@ -219,21 +234,24 @@ impl Run {
             };
             silence.heard(Instant::now());
             let Some(mirror) = self.mirror.upgrade() else { return };
-            let gone = match page {
-                Some(Ok(page)) => self.read_room(&mirror, &page.records).await.is_err(),
-                Some(Err(_)) => true,
-                None => false,
+            let read = match page {
+                Some(Ok(page)) => self.read_room(&mirror, &page.records).await,
+                Some(Err(error)) => Err(error),
+                None => Ok(()),
             };
+            let over = read.err().map(|error| match error {
+                Error::NotFound => Over::Gone,
+                _ => Over::Broken,
+            });
             self.read_streams(&mirror);
             // A stream that cannot be read on here is seen by whoever comes back: the mirror is opened anew.
-            let gone = gone || self.streams.values().any(|live| live.tail.is_cut_off());
-            if gone {
-                mirror.window().gone = true;
-            }
+            let cut_off = self.streams.values().any(|live| live.tail.is_cut_off());
+            let over = over.or(cut_off.then_some(Over::Broken));
+            mirror.window().over = over;
             mirror.watchers.wake_all();
             let pause = options.pause(mirror.watchers.count());
             drop(mirror);
-            if gone {
+            if over.is_some() {
                 return;
             }
             if !pause.is_zero() {
@@ -264,6 +282,9 @@ impl Run {
     async fn read_room(&mut self, mirror: &Mirror, records: &[Record]) -> Result<(), Error> {
         let newest = |room: &Room| room.streams.last_key_value().map(|(n, entry)| (*n, entry.stream));
         for record in records {
+            if mirror.window().tell(self.log, record) {
+                continue;
+            }
             let mut room = mirror.window().room.clone();
             let before = newest(&room);
             room.apply(record);
@@ -309,6 +330,15 @@ impl Run {
 }
 
 impl Window {
+    /// Takes a record of what people say; false if it is another one.
+    fn tell(&mut self, log: LogId, record: &Record) -> bool {
+        let Some(message) = message::talk(log, record) else { return false };
+        self.room.apply(record);
+        let sse = encode_talk(log, &mut self.vector, record);
+        self.push(Entry { sse: sse.into(), frames: Arc::from([Bytes::from(message.to_string())]) });
+        true
+    }
+
     fn push(&mut self, entry: Entry) {
         self.bytes += entry.sse.len();
         self.entries.push_back(entry);
@@ -329,6 +359,17 @@ pub fn encode(room: LogId, vector: &mut Vector, n: u32, stream: LogId, records: 
         let data = with_stream(kind, stream, &record.draft.payload);
         let retry = (kind == EventKind::Start).then_some(RETRY_MS);
         sse::write(&mut out, Some(&vector.print(room)), kind.name(), retry, &data);
+    }
+    out
+}
+
+/// The same of a record of what people say; empty if it is another one.
+pub fn encode_talk(room: LogId, vector: &mut Vector, record: &Record) -> Vec<u8> {
+    let mut out = Vec::new();
+    if let (Some(kind), Some(text)) = (Kind::of_talk(record.draft.kind), Text::of(record)) {
+        vector.room = record.position;
+        let data = text.shown().to_string();
+        sse::write(&mut out, Some(&vector.print(room)), kind, None, data.as_bytes());
     }
     out
 }

@@ -5,7 +5,11 @@
 
 pub mod catchup;
 mod directory;
+pub mod gathering;
+mod gossip;
 pub mod mirror;
+pub mod outbox;
+mod pace;
 mod sweep;
 
 use std::collections::HashMap;
@@ -13,19 +17,23 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
 
 use crate::auth::{Principal, Role};
-use crate::log::{Batch, Draft, Framing, LogId, Record, Refused};
+use crate::log::{Batch, Draft, Framing, LogId, Position, Record, Refused};
 use crate::relay::running::Running;
 use crate::relay::{Relay, now_ms, tail};
-use crate::room::roster::Roster;
+use crate::room::talk::{Recent, Text};
 use crate::room::{Entry, Kind, Room, Seat};
 use crate::store::{self, Meta};
+use gathering::Gathering;
 use mirror::Mirror;
 
 #[derive(Debug, Clone)]
 pub struct Options {
     pub tail: tail::Options,
+    pub gathering: gathering::Options,
+    pub messages_per_s: u32,
     /// A room's log is trimmed to this many bytes.
     pub history_bytes: usize,
     /// A session with no kept stream and no viewer is forgotten after this long. Zero: never.
@@ -40,17 +48,39 @@ pub struct Session {
     pub log: LogId,
     pub created_ms: u64,
     room: Mutex<Room>,
+    /// What was said lately; changes with `room`, under its lock.
+    recent: Mutex<Recent>,
     mirror: Mutex<Weak<Mirror>>,
-    roster: Mutex<Roster>,
+    gathering: Mutex<Weak<Gathering>>,
     alive: Mutex<sweep::Alive>,
     /// Appends to the room's log come one after the other.
     writing: tokio::sync::Mutex<()>,
 }
 
+/// Where something stands in the room's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Said {
+    Now(Position),
+    /// It was said before, under the same id.
+    Before(Position),
+}
+
+impl Said {
+    pub fn position(self) -> Position {
+        match self {
+            Said::Now(position) | Said::Before(position) => position,
+        }
+    }
+}
+
 pub struct Hub {
     pub relay: Arc<Relay>,
     options: Options,
+    /// What members may say.
+    pub pace: pace::Pace,
     sessions: Mutex<HashMap<(String, String), Arc<Session>>>,
+    /// Its people are sent home.
+    closing: CancellationToken,
 }
 
 impl Session {
@@ -62,8 +92,9 @@ impl Session {
             log,
             created_ms,
             room: Mutex::default(),
+            recent: Mutex::default(),
             mirror: Mutex::default(),
-            roster: Mutex::default(),
+            gathering: Mutex::default(),
             alive: Mutex::default(),
             writing: tokio::sync::Mutex::default(),
         }
@@ -74,9 +105,15 @@ impl Session {
         lock(&self.room)
     }
 
-    /// Who is connected to it on this node.
-    pub fn roster(&self) -> MutexGuard<'_, Roster> {
-        lock(&self.roster)
+    /// Takes records of the room's log, but for those that were taken before.
+    fn apply(&self, records: &[Record]) {
+        let mut room = self.room();
+        for record in records {
+            if record.position > room.position {
+                room.apply(record);
+                lock(&self.recent).apply(record);
+            }
+        }
     }
 
     pub fn streams(&self) -> Vec<(u32, Entry)> {
@@ -91,7 +128,14 @@ impl Session {
 
 impl Hub {
     pub fn new(relay: Arc<Relay>, options: Options) -> Arc<Hub> {
-        Arc::new(Hub { relay, options, sessions: Mutex::default() })
+        let pace = pace::Pace::new(options.messages_per_s);
+        let (sessions, closing) = (Mutex::default(), CancellationToken::new());
+        Arc::new(Hub { relay, options, pace, sessions, closing })
+    }
+
+    /// Tells other nodes that the people here go, and will be back there.
+    pub fn close(&self) {
+        self.closing.cancel();
     }
 
     /// The session and the principal's role in it, created if nobody has named it yet. None if it belongs to somebody
@@ -145,9 +189,24 @@ impl Hub {
         running: Arc<Running>,
     ) -> Result<(), store::Error> {
         let stream = running.id;
-        let seat = self.write(session, Kind::Opened, |room| Seat { n: room.next_number(), stream }).await?;
-        self.close_at_the_end(session, seat.n, running);
+        let seat = |room: &Room| Ok(Seat { n: room.next_number(), stream }.data());
+        let position = self.write(session, Kind::Opened, seat).await?.position();
+        let n = session.room().opened_at(position.seq);
+        if let Some(n) = n {
+            self.close_at_the_end(session, n, running);
+        }
         Ok(())
+    }
+
+    /// Says something in the room, for everybody. What its user said before under the same id is not said again.
+    pub async fn say(&self, session: &Session, kind: Kind, text: &Text) -> Result<Said, store::Error> {
+        lock(&session.alive).renew();
+        self.write(session, kind, |room| {
+            let id = text.id.as_deref();
+            let before = id.and_then(|id| lock(&session.recent).find(&text.from, id, now_ms()));
+            before.map_or_else(|| Ok(text.data(room.next_number())), Err)
+        })
+        .await
     }
 
     fn close_at_the_end(self: &Arc<Self>, session: &Arc<Session>, n: u32, running: Arc<Running>) {
@@ -157,7 +216,7 @@ impl Hub {
             if running.left() {
                 return;
             }
-            if let Err(error) = hub.write(&session, Kind::Closed, |_| Seat { n, stream: running.id }).await
+            if let Err(error) = hub.closed(&session, Seat { n, stream: running.id }).await
                 && error != store::Error::NotFound
             {
                 tracing::warn!(%error, session = session.name, "the room was not told that a stream ended");
@@ -165,29 +224,34 @@ impl Hub {
         });
     }
 
-    /// Appends to the room's log. `seat` is asked again whenever another process was faster.
+    async fn closed(&self, session: &Session, seat: Seat) -> Result<(), store::Error> {
+        self.write(session, Kind::Closed, |_| Ok(seat.data())).await.map(drop)
+    }
+
+    /// Appends to the room's log. `data` is asked again whenever another process was faster; its error is the place of
+    /// what makes the record superfluous.
     async fn write(
         &self,
         session: &Session,
         kind: Kind,
-        seat: impl Fn(&Room) -> Seat + Send,
-    ) -> Result<Seat, store::Error> {
+        data: impl Fn(&Room) -> Result<Vec<u8>, Position> + Send,
+    ) -> Result<Said, store::Error> {
         let _turn = session.writing.lock().await;
         loop {
-            let (expected, seat) = {
+            let (expected, data) = {
                 let room = session.room();
-                (room.position, seat(&room))
+                (room.position, data(&room))
             };
-            let payload = seat.data().into();
+            let payload = match data {
+                Ok(data) => data.into(),
+                Err(before) => return Ok(Said::Before(before)),
+            };
             let draft = Draft { kind: kind as u8, at_ms: now_ms(), payload, framing: Framing::Own };
             let batch = Batch { expected, epoch: expected.epoch, drafts: vec![draft.clone()], seal: false };
             match self.relay.store.append(session.log, batch).await {
                 Ok(position) => {
-                    let mut room = session.room();
-                    if position > room.position {
-                        room.apply(&Record { position, draft: draft.into() });
-                    }
-                    return Ok(seat);
+                    session.apply(&[Record { position, draft: draft.into() }]);
+                    return Ok(Said::Now(position));
                 }
                 Err(store::Error::Refused(Refused::Stale { .. })) => self.refresh(session).await?,
                 Err(error) => return Err(error),
@@ -197,13 +261,13 @@ impl Hub {
 
     /// The session's mirror on this node, shared by all its viewers.
     pub async fn mirror(&self, session: &Arc<Session>) -> Result<Arc<Mirror>, store::Error> {
-        let known = || lock(&session.mirror).upgrade();
+        let known = || lock(&session.mirror).upgrade().filter(|mirror| !mirror.is_over());
         if let Some(mirror) = known() {
             return Ok(mirror);
         }
         let opened = Mirror::open(self.relay.clone(), session.clone(), &self.options.tail).await?;
         let mut slot = lock(&session.mirror);
-        if let Some(mirror) = slot.upgrade() {
+        if let Some(mirror) = slot.upgrade().filter(|mirror| !mirror.is_over()) {
             return Ok(mirror);
         }
         *slot = Arc::downgrade(&opened);

@@ -28,9 +28,16 @@ impl Default for Alive {
     }
 }
 
+impl Alive {
+    pub(super) fn renew(&mut self) {
+        self.at = Instant::now();
+    }
+}
+
 impl Hub {
     /// About once a second.
     pub async fn sweep(&self) {
+        self.pace.sweep();
         let sessions: Vec<_> = lock(&self.sessions).values().cloned().collect();
         for session in sessions {
             if let Err(error) = self.sweep_one(&session).await {

@@ -66,6 +66,8 @@ pub struct Options {
     pub viewers_per_stream: u64,
     pub viewers_per_session: u64,
     pub viewers_per_user: u64,
+    /// Sockets of sessions.
+    pub connections_per_user: u64,
     /// Tokens of each user.
     pub budgets: ledger::Budgets,
 }

@@ -4,6 +4,7 @@
 
 pub mod message;
 pub mod roster;
+pub mod talk;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,6 +20,21 @@ use crate::log::{EventId, LogId, Malformed, Position, Record};
 pub enum Kind {
     Opened = 33,
     Closed = 34,
+    /// Somebody said something.
+    Text = 35,
+    /// A backend told everybody something.
+    System = 36,
+}
+
+impl Kind {
+    /// The name of what is shown to viewers; streams have events of their own.
+    pub fn of_talk(kind: u8) -> Option<&'static str> {
+        match kind {
+            kind if kind == Kind::Text as u8 => Some("text"),
+            kind if kind == Kind::System as u8 => Some("system"),
+            _ => None,
+        }
+    }
 }
 
 /// The data of `Opened` and `Closed`: the stream and its number in the session, from 1.
@@ -61,15 +77,22 @@ pub struct Entry {
 pub struct Room {
     pub position: Position,
     pub streams: BTreeMap<u32, Entry>,
+    /// The highest number that a stream was given.
+    given: u32,
 }
 
 impl Room {
     /// Takes the log's next record.
     pub fn apply(&mut self, record: &Record) {
         self.position = record.position;
+        if Kind::of_talk(record.draft.kind).is_some() {
+            self.given = self.given.max(talk::numbered(&record.draft.payload));
+            return;
+        }
         let seq = record.position.seq;
         let Some(seat) = Seat::parse(&record.draft.payload) else { return };
         if record.draft.kind == Kind::Opened as u8 {
+            self.given = self.given.max(seat.n);
             // A process that stood still may tell of a stream that another has taken over and told of meanwhile.
             if self.streams.values().any(|entry| entry.stream == seat.stream) {
                 return;
@@ -83,15 +106,19 @@ impl Room {
         }
     }
 
+    /// Numbers are never given twice, even when the records of earlier streams have been trimmed: see [`talk::Text`].
     pub fn next_number(&self) -> u32 {
-        self.streams.last_key_value().map_or(1, |(n, _)| n + 1)
+        self.given + 1
     }
 
-    /// Forgets a stream that is no longer kept, but not the newest: numbers are never given twice.
+    /// The number of the stream that was opened at `seq`.
+    pub fn opened_at(&self, seq: u64) -> Option<u32> {
+        self.streams.iter().rev().find(|(_, entry)| entry.opened == seq).map(|(n, _)| *n)
+    }
+
+    /// Forgets a stream that is no longer kept.
     pub fn forget(&mut self, n: u32) {
-        if n + 1 < self.next_number() {
-            self.streams.remove(&n);
-        }
+        self.streams.remove(&n);
     }
 
     /// Where a viewer that stands at `vector` goes on in stream `n`; None if it has seen that one to its end.

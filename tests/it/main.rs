@@ -43,6 +43,7 @@ mod resilience;
 mod responses;
 mod resume;
 mod rolling;
+mod rooms;
 mod shutdown;
 mod simulation;
 mod store_contract;

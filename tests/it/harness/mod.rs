@@ -225,6 +225,7 @@ impl Server {
             ("permits of stream viewers", app.stream_viewers.out()),
             ("permits of session viewers", app.session_viewers.out()),
             ("permits of user viewers", app.user_viewers.out()),
+            ("permits of user connections", app.user_connections.out()),
         ];
         let metrics = app.metrics.exposition();
         left.push(("streams_running", metric(&metrics, "relaystream_streams_running") as u64));
@@ -254,6 +255,7 @@ impl Server {
         }
         self.client = client();
         self.stop.cancel();
+        self.app.hub.close();
         self.app.tracker.close();
         if tokio::time::timeout(PATIENCE, self.app.tracker.wait()).await.is_err() {
             panic!("{} tasks left behind", self.app.tracker.len());

@@ -242,7 +242,9 @@ impl Store for Node {
     }
 
     fn publish(&self, topic: &str, message: Bytes) -> BoxFuture<'_, Result<(), Error>> {
-        self.answer(self.shared.memory.publish(topic, message))
+        // Only once it was seen that the node may: memory publishes when it is asked to.
+        let topic = topic.to_owned();
+        self.answer(async move { self.shared.memory.publish(&topic, message).await }.boxed())
     }
 
     fn subscribe(&self, topic: &str) -> BoxFuture<'_, Result<broadcast::Receiver<Bytes>, Error>> {

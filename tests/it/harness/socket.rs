@@ -90,10 +90,19 @@ impl Socket {
         soon("to be heard", self.inner.send(message)).await.unwrap();
     }
 
+    /// Says it, unless the other side has gone.
+    pub async fn try_say(&mut self, message: &Value) {
+        drop(soon("to be heard", self.inner.send(Message::text(message.to_string()))).await);
+    }
+
     /// The next message that is not a ping or pong of the protocol.
     pub async fn next(&mut self) -> Received {
+        soon("a message", self.next_of_ours()).await
+    }
+
+    async fn next_of_ours(&mut self) -> Received {
         loop {
-            match soon("a message", self.inner.next()).await {
+            match self.inner.next().await {
                 Some(Ok(Message::Text(text))) => return Received::Json(serde_json::from_str(&text).unwrap()),
                 Some(Ok(Message::Close(frame))) => {
                     let (code, reason) = frame

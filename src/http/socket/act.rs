@@ -1,0 +1,188 @@
+//! What a member says on its socket, and the answers.
+
+use std::time::Duration;
+
+use axum::extract::ws::{Message, WebSocket};
+use axum::http::HeaderMap;
+use serde_json::{Map, Value};
+use tokio::time::timeout;
+
+use super::close::{Goodbye, NOT_TEXT, RATE};
+use super::{Place, Viewer};
+use crate::auth::Role;
+use crate::http::error::ApiError;
+use crate::http::wish;
+use crate::log::EventId;
+use crate::relay::now_ms;
+use crate::room::Kind;
+use crate::room::message::{self, Inbound};
+use crate::room::talk::Text;
+
+/// How far a member may be ahead of its rate: each message too many counts up, each other one down.
+#[derive(Debug, Default)]
+pub struct Strikes(u32);
+
+const MOST_STRIKES: u32 = 200;
+
+/// Why a message is not answered by what it asks for: a code and some words.
+type Refusal = (String, String);
+
+/// An answer; none to what is only passed on.
+type Answer = Result<Option<String>, Refusal>;
+
+fn refused<T>(code: &str, text: impl Into<String>) -> Result<T, Refusal> {
+    Err((code.to_owned(), text.into()))
+}
+
+impl Viewer {
+    pub(super) async fn receive(
+        &self,
+        socket: &mut WebSocket,
+        place: &Place,
+        strikes: &mut Strikes,
+        message: Message,
+    ) -> Result<(), Goodbye> {
+        let text = match message {
+            Message::Text(text) => text,
+            Message::Binary(_) => return Err(Goodbye::Close(NOT_TEXT, "text frames only")),
+            Message::Close(_) => {
+                // Its answer is queued, and goes out with the next read.
+                drop(timeout(Duration::from_secs(1), socket.recv()).await);
+                return Err(Goodbye::Left);
+            }
+            Message::Ping(_) | Message::Pong(_) => return Ok(()),
+        };
+        let (id, answer) = match (message::parse(&text), self.paced(strikes)?) {
+            (Ok(envelope), false) => {
+                (envelope.id, refused("rate_limited", "more messages than you may send"))
+            }
+            (Err(_), false) => (None, refused("rate_limited", "more messages than you may send")),
+            (Err(error), true) => (None, refused("bad_request", error)),
+            (Ok(message::Envelope { id, message }), true) => {
+                let answer = self.act(place, id.as_deref(), message).await;
+                (id, answer)
+            }
+        };
+        let id = id.as_deref();
+        let answer = answer.unwrap_or_else(|(code, text)| Some(message::error(id, &code, &text, now_ms())));
+        match answer {
+            Some(answer) => self.send(socket, Message::text(answer)).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the member may say something now. Who goes on and on is sent away.
+    fn paced(&self, strikes: &mut Strikes) -> Result<bool, Goodbye> {
+        let paced = self.app.hub.pace.take(self.session.log, &self.standing.principal().allowance).is_ok();
+        strikes.0 = if paced { strikes.0.saturating_sub(1) } else { strikes.0 + 1 };
+        if strikes.0 > MOST_STRIKES { Err(Goodbye::Close(RATE, "too many messages")) } else { Ok(paced) }
+    }
+
+    async fn act(&self, place: &Place, id: Option<&str>, message: Inbound) -> Answer {
+        if id.is_some_and(|id| id.len() > message::ID_BYTES) {
+            return refused("bad_request", format!("an id has at most {} bytes", message::ID_BYTES));
+        }
+        let ack = || Ok(Some(message::ack(id, now_ms())));
+        match message {
+            Inbound::Ping => Ok(Some(message::pong(id, now_ms()))),
+            Inbound::Hello { .. } => refused("bad_request", "you have said hello"),
+            Inbound::Text { content } => self.text(id, content).await,
+            Inbound::Typing(typing) => {
+                self.may(Role::Member)?;
+                place.attendee.types(typing);
+                Ok(None)
+            }
+            Inbound::Presence(change) => {
+                place.attendee.change(|about| change.apply(about));
+                Ok(None)
+            }
+            Inbound::Signal { to, data } => {
+                self.may(Role::Member)?;
+                self.signal(place, &to, &data)
+            }
+            Inbound::Kick { member } => {
+                self.may(Role::Owner)?;
+                if place.attendee.kick(&member) {
+                    ack()
+                } else {
+                    refused("not_found", "there is no such member")
+                }
+            }
+            Inbound::Start(fields) => self.start(id, fields).await,
+            Inbound::Cancel { stream } => self.cancel(&stream).await.and_then(|()| ack()),
+            Inbound::Auth(fresh) => {
+                let renewed = self.standing.renew(&self.app, &self.session, &fresh).await;
+                renewed.map_err(|(code, text)| (code.to_owned(), text)).and_then(|()| ack())
+            }
+            Inbound::Unknown { name } => {
+                refused("bad_request", format!("there is no message type \"{name}\""))
+            }
+        }
+    }
+
+    fn may(&self, least: Role) -> Result<(), Refusal> {
+        self.standing.may(&self.app, least).map_err(|(code, text)| (code.to_owned(), text))
+    }
+
+    /// Keeps what the member says; everybody hears it through the mirror, in the order of the room's log.
+    async fn text(&self, id: Option<&str>, content: String) -> Answer {
+        self.may(Role::Member)?;
+        let text = Text {
+            content,
+            from: self.standing.principal().user.clone(),
+            id: id.map(str::to_owned),
+            given: 0,
+        };
+        let said = self.app.hub.say(&self.session, Kind::Text, &text).await.map_err(refusal)?;
+        let position = EventId { log: self.session.log, position: said.position() };
+        Ok(Some(message::said(id, position, now_ms())))
+    }
+
+    fn signal(&self, place: &Place, to: &str, data: &Value) -> Answer {
+        if data.to_string().len() > self.app.edge.signal_bytes {
+            return refused(
+                "too_large",
+                format!("a signal has at most {} bytes", self.app.edge.signal_bytes),
+            );
+        }
+        if place.attendee.signal(to, data) {
+            Ok(None)
+        } else {
+            refused("not_found", "there is no such member")
+        }
+    }
+
+    /// As `POST /v1/streams`, in this session. The message's id is its idempotency key.
+    async fn start(&self, id: Option<&str>, mut fields: Map<String, Value>) -> Answer {
+        self.may(Role::Member)?;
+        fields.insert("session".into(), self.session.name.as_str().into());
+        let mut wish = wish::read(&self.app, fields, &HeaderMap::new()).map_err(refusal)?;
+        wish.idempotency_key = id.map(|id| format!("socket/{}/{id}", self.session.log));
+        let started = self.app.start(&self.standing.principal(), wish).await.map_err(refusal)?;
+        let tail = self.app.relay.tail(started.id).await.map_err(refusal)?;
+        let at = EventId { log: started.id, position: tail.head() };
+        Ok(Some(message::started(id, at, now_ms())))
+    }
+
+    async fn cancel(&self, stream: &str) -> Result<(), Refusal> {
+        self.may(Role::Member)?;
+        let principal = self.standing.principal();
+        let Ok(log) = stream.parse() else { return refused("not_found", "there is no such stream") };
+        let Ok(facts) = self.app.readable(&principal, log).await else {
+            return refused("not_found", "there is no such stream");
+        };
+        if facts.session.as_deref() != Some(&self.session.name) {
+            return refused("not_found", "there is no such stream in this session");
+        }
+        if self.app.may_end(&principal, &facts).await != Ok(true) {
+            return refused("not_allowed", "your role does not allow it to cancel this stream");
+        }
+        self.app.relay.stop(log, &principal.user).await.map_err(refusal)
+    }
+}
+
+/// A failure as the socket tells it: the code that a request would have got.
+fn refusal(error: impl Into<ApiError>) -> Refusal {
+    let error = error.into();
+    (error.code, error.message)
+}
