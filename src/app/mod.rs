@@ -156,6 +156,7 @@ impl App {
                 messages_per_s: config.rooms.messages_per_s,
                 history_bytes: or_any(config.rooms.history_bytes),
                 empty_ttl: Duration::from_secs(config.rooms.empty_ttl_s),
+                inbox_ttl: Duration::from_secs(config.rooms.inbox_ttl_s),
             },
         );
         let app = Arc::new(App {

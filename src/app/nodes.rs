@@ -63,7 +63,15 @@ impl App {
                 }
             }
         };
-        tokio::join!(signals, orphans, budgets);
+        let bells = async {
+            loop {
+                if let Err(error) = self.hub.hear_bells().await {
+                    tracing::warn!(%error, "notifications of other processes cannot be heard");
+                }
+                tokio::time::sleep(TICK).await;
+            }
+        };
+        tokio::join!(signals, orphans, budgets, bells);
     }
 
     fn has_peers(&self) -> bool {

@@ -417,6 +417,7 @@ pub struct RoomsConfig {
     pub lifetime_s: u64,
     pub history_bytes: usize,
     pub empty_ttl_s: u64,
+    pub inbox_ttl_s: u64,
 }
 
 impl Default for RoomsConfig {
@@ -437,6 +438,7 @@ impl Default for RoomsConfig {
             lifetime_s: 14_400,
             history_bytes: 1024 * 1024,
             empty_ttl_s: 3600,
+            inbox_ttl_s: 7 * 24 * 3600,
         }
     }
 }

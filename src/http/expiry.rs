@@ -40,7 +40,7 @@ impl Limit {
     pub fn of(request: &Request, end_s: u64) -> Option<Limit> {
         let path = request.uri().path();
         let format = parameter(request.uri().query().unwrap_or_default(), "format");
-        let ours = path.ends_with("/events") || path == "/v1/chat/stream";
+        let ours = path.ends_with("/events") || ["/v1/chat/stream", "/v1/notifications"].contains(&path);
         let native = ours && format.is_none_or(|name| name == Surface::Native.name());
         (request.method() == Method::GET).then_some(Limit { end_s, native })
     }

@@ -6,14 +6,14 @@ use axum::Json;
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
 use super::extract::{Caller, JsonBody, parameter};
 use super::sessions;
 use super::streams::IDEMPOTENT_REPLAYED;
 use crate::app::App;
-use crate::auth::Role;
+use crate::auth::{Principal, Role};
 use crate::hub::{Said, Session, catchup};
 use crate::log::{EventId, Position};
 use crate::room::talk::Text;
@@ -82,6 +82,14 @@ pub async fn say(
     if role < (if kind == Kind::System { Role::Owner } else { Role::Member }) {
         return Err(ApiError::not_allowed("your role does not allow it to say this here"));
     }
+    let text = text(&app, &principal, &fields)?;
+    let said = app.hub.say(&session, kind, &text).await?;
+    let position = EventId { log: session.log, position: said.position() }.to_string();
+    Ok(kept(said, json!({"session": session.name, "position": position})))
+}
+
+/// What a body says: `{content, id?}`.
+pub fn text(app: &App, principal: &Principal, fields: &Map<String, Value>) -> Result<Text, ApiError> {
     let content = message::content(fields.get("content"))
         .map_err(|why| ApiError::invalid("content", why.trim_start_matches("content: ")))?;
     if content.len() > app.edge.message_bytes {
@@ -95,12 +103,13 @@ pub async fn say(
             return Err(ApiError::invalid("id", format!("expected at most {} bytes", message::ID_BYTES)));
         }
     };
-    let text = Text { content, from: principal.user.clone(), id, given: 0 };
-    let said = app.hub.say(&session, kind, &text).await?;
-    let position = EventId { log: session.log, position: said.position() }.to_string();
-    let body = Json(json!({"session": session.name, "position": position}));
-    Ok(match said {
-        Said::Now(_) => (StatusCode::CREATED, body).into_response(),
-        Said::Before(_) => (StatusCode::OK, [(IDEMPOTENT_REPLAYED, "true")], body).into_response(),
-    })
+    Ok(Text { content, from: principal.user.clone(), id, given: 0 })
+}
+
+/// The answer to what was said just now, or before under the same id.
+pub fn kept(said: Said, body: Value) -> Response {
+    match said {
+        Said::Now(_) => (StatusCode::CREATED, Json(body)).into_response(),
+        Said::Before(_) => (StatusCode::OK, [(IDEMPOTENT_REPLAYED, "true")], Json(body)).into_response(),
+    }
 }

@@ -18,6 +18,7 @@ mod gemini;
 mod loan;
 mod messages;
 mod models;
+mod notifications;
 mod ops;
 mod origin;
 mod poll;

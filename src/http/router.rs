@@ -11,8 +11,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 use super::error::ApiError;
 use super::rate::Rate;
 use super::{
-    ai_sdk, anthropic, chat_stream, compat, entry, envelope, gemini, messages, models, ops, origin, poll,
-    prompts, replay, responses, sessions, socket, streams, tickets, ui, usage,
+    ai_sdk, anthropic, chat_stream, compat, entry, envelope, gemini, messages, models, notifications, ops,
+    origin, poll, prompts, replay, responses, sessions, socket, streams, tickets, ui, usage,
 };
 use crate::app::App;
 
@@ -30,6 +30,9 @@ pub fn router(app: &Arc<App>, rate: Option<&Rate>) -> Router {
         .route("/v1/sessions/{sid}", get(sessions::snapshot).delete(sessions::forget))
         .route("/v1/sessions/{sid}/events", get(sessions::events))
         .route("/v1/sessions/{sid}/messages", get(messages::page).post(messages::say))
+        // what a user is told, wherever it is
+        .route("/v1/notifications", get(notifications::events).delete(notifications::forget))
+        .route("/v1/users/{user}/notifications", post(notifications::notify))
         // credentials for URLs
         .route("/v1/tickets", post(tickets::issue))
         // prompts

@@ -117,7 +117,20 @@ pub async fn events(
     } else {
         enter(&app, &principal, &name).await?.0
     };
-    let held = permits(&app, &principal, &session)?;
+    let mut response = mirrored(&app, &principal, session, after).await?;
+    let name = HeaderValue::try_from(name).expect("session names are header values");
+    response.headers_mut().insert(X_SESSION_ID, name);
+    Ok(response)
+}
+
+/// A session's events from a viewer's place on.
+pub async fn mirrored(
+    app: &Arc<App>,
+    principal: &Principal,
+    session: Arc<Session>,
+    after: Option<String>,
+) -> Result<Response, ApiError> {
+    let held = permits(app, principal, &session)?;
     let mirror = app.hub.mirror(&session).await?;
     let watch = mirror.watchers.join();
     let seen = match after.as_deref().map(Vector::parse) {
@@ -144,8 +157,6 @@ pub async fn events(
     };
     let mut response = Response::new(Body::new(body));
     response.headers_mut().extend(headers());
-    let name = HeaderValue::try_from(name).expect("session names are header values");
-    response.headers_mut().insert(X_SESSION_ID, name);
     Ok(response)
 }
 

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::lock;
-use super::outbox::{self, Outbox};
+use super::outbox::Outbox;
 use crate::auth::{Role, digest_of};
 use crate::log::LogId;
 use crate::relay::tail::Options as Pace;
@@ -292,7 +292,7 @@ impl State {
 
     fn signal(&self, to: &str, frame: &Bytes) {
         for line in self.lines.values().filter(|line| *line.member == *to) {
-            line.outbox.push(outbox::Kind::Signal, frame.clone());
+            line.outbox.push(frame.clone());
         }
     }
 
@@ -316,11 +316,6 @@ impl Attendee {
     /// Call this before looking for news.
     pub fn register(&self, cx: &Context<'_>) {
         self.outbox.register(cx);
-    }
-
-    /// Where private messages to this connection go.
-    pub fn outbox(&self) -> &Arc<Outbox> {
-        &self.outbox
     }
 
     /// Who is there, once everybody has been told of this one: it hears of whatever changes from then on.
@@ -347,7 +342,7 @@ impl Attendee {
         if self.outbox.is_kicked() {
             return News::Kicked;
         }
-        let mut frames = self.outbox.take();
+        let mut frames = Vec::from(self.outbox.take());
         let state = self.gathering.state();
         match self.next.checked_sub(state.first) {
             None => frames.extend(state.anew()),

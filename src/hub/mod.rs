@@ -7,6 +7,7 @@ pub mod catchup;
 mod directory;
 pub mod gathering;
 mod gossip;
+pub mod inbox;
 pub mod mirror;
 pub mod outbox;
 mod pace;
@@ -38,6 +39,8 @@ pub struct Options {
     pub history_bytes: usize,
     /// A session with no kept stream and no viewer is forgotten after this long. Zero: never.
     pub empty_ttl: Duration,
+    /// A user's inbox is forgotten this long after it was last told something. Zero: never.
+    pub inbox_ttl: Duration,
 }
 
 pub struct Session {
@@ -79,6 +82,7 @@ pub struct Hub {
     /// What members may say.
     pub pace: pace::Pace,
     sessions: Mutex<HashMap<(String, String), Arc<Session>>>,
+    bells: Mutex<HashMap<(String, String), Weak<inbox::Bell>>>,
     /// Its people are sent home.
     closing: CancellationToken,
 }
@@ -129,8 +133,8 @@ impl Session {
 impl Hub {
     pub fn new(relay: Arc<Relay>, options: Options) -> Arc<Hub> {
         let pace = pace::Pace::new(options.messages_per_s);
-        let (sessions, closing) = (Mutex::default(), CancellationToken::new());
-        Arc::new(Hub { relay, options, pace, sessions, closing })
+        let (sessions, bells, closing) = (Mutex::default(), Mutex::default(), CancellationToken::new());
+        Arc::new(Hub { relay, options, pace, sessions, bells, closing })
     }
 
     /// Tells other nodes that the people here go, and will be back there.
@@ -149,17 +153,17 @@ impl Hub {
             Some(session) => session,
             // A ticket opens what there is.
             None if principal.scope.is_some() => return Ok(None),
-            None => self.create(principal, name).await?,
+            None => self.create(&principal.tenant, &principal.user, name).await?,
         };
         Ok(role(principal, &known).map(|role| (known, role)))
     }
 
-    async fn create(&self, principal: &Principal, name: &str) -> Result<Arc<Session>, store::Error> {
+    async fn create(&self, tenant: &str, user: &str, name: &str) -> Result<Arc<Session>, store::Error> {
         let log = LogId(ulid::Ulid::generate().0);
-        let meta =
-            Meta { owner: principal.key(), data: Bytes::new(), trim_bytes: Some(self.options.history_bytes) };
+        let (owner, trim_bytes) = (format!("{tenant}/{user}"), Some(self.options.history_bytes));
+        let meta = Meta { owner, data: Bytes::new(), trim_bytes };
         self.relay.store.create(log, meta, Bytes::new()).await?;
-        self.announce(Session::new(&principal.tenant, name, &principal.user, log, now_ms())).await
+        self.announce(Session::new(tenant, name, user, log, now_ms())).await
     }
 
     /// The session, for those who have a role in it.
@@ -168,7 +172,7 @@ impl Hub {
         principal: &Principal,
         name: &str,
     ) -> Result<Option<(Arc<Session>, Role)>, store::Error> {
-        let session = self.get(&principal.tenant, name).await?;
+        let session = self.get(&principal.tenant, name).await?.filter(|session| !session.is_inbox());
         Ok(session.and_then(|session| role(principal, &session).map(|role| (session, role))))
     }
 

@@ -38,6 +38,7 @@ impl Hub {
     /// About once a second.
     pub async fn sweep(&self) {
         self.pace.sweep();
+        self.sweep_bells();
         let sessions: Vec<_> = lock(&self.sessions).values().cloned().collect();
         for session in sessions {
             if let Err(error) = self.sweep_one(&session).await {
@@ -52,7 +53,8 @@ impl Hub {
         if session.viewers() > 0 || kept || runs() {
             return self.tell_alive(session).await;
         }
-        let (ttl, idle) = (self.options.empty_ttl, lock(&session.alive).at.elapsed());
+        let ttl = if session.is_inbox() { self.options.inbox_ttl } else { self.options.empty_ttl };
+        let idle = lock(&session.alive).at.elapsed();
         if ttl.is_zero() || idle <= ttl {
             return Ok(());
         }

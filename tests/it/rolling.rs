@@ -110,6 +110,7 @@ fn hear(gathered: &mut Gathered, held: &mut BTreeMap<String, String>, room: &str
     let data = &message["data"];
     match message["type"].as_str().expect("a type") {
         "going-away" => gathered.retries.push(data["retry_ms"].as_u64().expect("a number")),
+        "presence" => {}
         "reset" => gathered.forget(data["log"].as_str().filter(|log| *log != room)),
         "welcome" => {
             held.insert(room.to_owned(), text(&data["position"]));

@@ -7,6 +7,7 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 
 use crate::http::error::ApiError;
+use crate::store;
 
 /// Close codes: 40xx stop, 41xx back off, 42xx come back at once with positions.
 pub const CREDENTIAL: u16 = 4001;
@@ -59,6 +60,16 @@ impl From<axum::Error> for Goodbye {
             Some(tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => Goodbye::Left,
             Some(tungstenite::Error::Protocol(_)) => Goodbye::Close(PROTOCOL, "protocol error"),
             _ => Goodbye::Left,
+        }
+    }
+}
+
+/// What a store that fails, or lacks the session, means for a socket.
+impl From<store::Error> for Goodbye {
+    fn from(error: store::Error) -> Goodbye {
+        match error {
+            store::Error::NotFound => Goodbye::Close(NO_SESSION, "no such session"),
+            _ => Goodbye::Close(OVERLOADED, "the store cannot be read"),
         }
     }
 }

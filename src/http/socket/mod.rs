@@ -6,6 +6,7 @@
 
 mod act;
 mod close;
+mod mail;
 mod pulse;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ use self::close::{
     BEHIND, CREDENTIAL, DRAIN, EXPIRED, Goodbye, KICKED, LIFETIME, NO_SESSION, PROTOCOL, ROOM_FULL, TOO_MANY,
     close, code,
 };
+use self::mail::Mail;
 use self::pulse::{Beat, Pulse};
 use super::counted::Counted;
 use super::entry::{Household, OwesPosition};
@@ -139,12 +141,14 @@ struct Place {
     watch: Watch,
     next: u64,
     attendee: Attendee,
+    mail: Mail,
 }
 
 /// What there is to be told.
 enum News {
     Streams(Find),
     People(gathering::News),
+    Mail(mail::News),
 }
 
 impl Place {
@@ -157,9 +161,10 @@ impl Place {
                 found => return Poll::Ready(News::Streams(found)),
             }
             match self.attendee.news() {
-                gathering::News::Nothing => Poll::Pending,
-                news => Poll::Ready(News::People(news)),
+                gathering::News::Nothing => {}
+                news => return Poll::Ready(News::People(news)),
             }
+            self.mail.poll(cx).map_or(Poll::Pending, |news| Poll::Ready(News::Mail(news)))
         })
         .await
     }
@@ -237,10 +242,28 @@ impl Viewer {
                 entries.iter().flat_map(|entry| entry.frames.iter().cloned()).collect()
             }
             News::People(gathering::News::Frames(frames)) => frames,
+            News::Mail(mail::News::Found(Find::Entries(entries))) => {
+                place.mail.take(entries.len());
+                entries.iter().flat_map(|entry| entry.frames.iter().cloned()).collect()
+            }
+            News::Mail(mail::News::Found(Find::Gone)) => {
+                place.mail.lose();
+                return Ok(());
+            }
+            News::Mail(mail::News::Rung) => {
+                let principal = self.standing.principal();
+                let told = place.mail.look(&self.app.hub, &principal).await?;
+                told.into_iter().map(Bytes::from).collect()
+            }
+            News::Mail(mail::News::Found(Find::Behind)) => {
+                return Err(Goodbye::Close(BEHIND, "too far behind"));
+            }
             News::Streams(Find::Behind) => return Err(Goodbye::Close(BEHIND, "too far behind")),
             News::Streams(Find::Gone) => return Err(Goodbye::Close(NO_SESSION, "no such session")),
             News::People(gathering::News::Kicked) => return Err(Goodbye::Close(KICKED, "sent away")),
-            News::Streams(Find::Nothing) | News::People(gathering::News::Nothing) => return Ok(()),
+            News::Streams(Find::Nothing)
+            | News::People(gathering::News::Nothing)
+            | News::Mail(mail::News::Found(Find::Nothing)) => return Ok(()),
         };
         for frame in frames {
             let text = Utf8Bytes::try_from(frame).map_err(|_| Goodbye::Left)?;
@@ -283,8 +306,7 @@ impl Viewer {
             Full::Members => Goodbye::Close(ROOM_FULL, "room full"),
             Full::Connections => Goodbye::Close(TOO_MANY, "too many connections"),
         })?;
-        let failed = |_| Goodbye::Close(NO_SESSION, "no such session");
-        let mirror = self.app.hub.mirror(&self.session).await.map_err(failed)?;
+        let mirror = self.app.hub.mirror(&self.session).await?;
         let watch = mirror.watchers.join();
         let moment = mirror.snapshot();
         let (mut resets, returning, held) = (Vec::new(), !after.is_empty(), after.len());
@@ -296,8 +318,9 @@ impl Viewer {
                 Position::START
             }));
         }
-        let mut arrival =
-            Arrival::new(&self.app.relay, self.session.log, &after, heard, &moment).await.map_err(failed)?;
+        let mut mail = Mail::new(&self.app.hub, &principal);
+        let told = mail.arrive(&self.app.hub, &principal, &mut after, &mut resets).await?;
+        let mut arrival = Arrival::new(&self.app.relay, self.session.log, &after, heard, &moment).await?;
         resets.append(&mut arrival.resets);
         if self.owes_position && resets.len() >= held {
             return Err(Goodbye::Close(CREDENTIAL, "this ticket was used"));
@@ -320,7 +343,10 @@ impl Viewer {
                 self.send(socket, Message::text(frame)).await?;
             }
         }
-        Ok(Place { mirror, watch, next: moment.next, attendee })
+        for notification in told {
+            self.send(socket, Message::text(notification)).await?;
+        }
+        Ok(Place { mirror, watch, next: moment.next, attendee, mail })
     }
 
     async fn presence(&self, attendee: &mut Attendee) -> Presence {

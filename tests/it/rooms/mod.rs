@@ -3,6 +3,7 @@
 mod documented;
 mod limits;
 mod model;
+mod notifications;
 mod presence;
 mod talk;
 
