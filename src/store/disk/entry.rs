@@ -35,10 +35,10 @@ pub struct Kept {
     pub gone: bool,
     /// A write is on its way; the next one waits for it.
     pub busy: bool,
-    /// Its frames in the journal, in order.
+    /// Its frames in the segments that are there, in order.
     pub places: Vec<Place>,
-    /// The oldest segment that it cannot be read back without.
-    pub needs: Option<u32>,
+    /// It can be read back without any segment before this one. Known before its first frame is written.
+    pub needs: u32,
     /// What its frames take from there on.
     pub bytes: u64,
     /// The archive that it is in.

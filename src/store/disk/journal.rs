@@ -220,6 +220,12 @@ impl Journal {
         lock(&self.writer).admits(false)
     }
 
+    /// Whether writes are taken, and if so the first segment that one from now on can lie in.
+    pub fn admit(&self) -> Result<u32, Error> {
+        let writer = lock(&self.writer);
+        writer.admits(false).map(|()| writer.last().0)
+    }
+
     /// After a failed write: looks whether the disk takes as much as the reserve again.
     pub fn probe(&self) {
         if !matches!(lock(&self.writer).health, Health::Full | Health::Failing(_)) {
@@ -346,14 +352,19 @@ impl Writer {
         Ok(Place { segment, offset })
     }
 
+    /// The segment that is written to, and its bytes.
+    fn last(&self) -> (u32, u64) {
+        let (number, bytes) = self.segments.last_key_value().expect("there is always a segment to write to");
+        (*number, *bytes)
+    }
+
     /// Begins the next segment when this one has its size. If that cannot be done, it just grows.
     fn roll(&mut self) {
-        let last = self.segments.last_key_value().expect("there is always a segment to write to");
-        let (number, bytes) = (*last.0 + 1, *last.1);
+        let (last, bytes) = self.last();
         if bytes >= self.segment_bytes
-            && let Ok(file) = self.directory.create(&segment_name(number))
+            && let Ok(file) = self.directory.create(&segment_name(last + 1))
         {
-            self.segments.insert(number, 0);
+            self.segments.insert(last + 1, 0);
             self.file = Arc::new(file);
             self.named = true;
         }

@@ -29,6 +29,14 @@ struct Todo {
     stopping: bool,
 }
 
+impl Todo {
+    fn append(&mut self, mut more: Todo) {
+        self.erase.append(&mut more.erase);
+        self.remove.append(&mut more.remove);
+        self.unlink.append(&mut more.unlink);
+    }
+}
+
 impl Chores {
     fn add(&self, add: impl FnOnce(&mut Todo)) {
         add(&mut lock(&self.0.0));
@@ -76,9 +84,9 @@ impl Leftovers {
         self.0.insert(log, (archive, places));
     }
 
-    fn forget_segment(&mut self, number: u32) {
+    fn forget_segments(&mut self, last: u32) {
         self.0.retain(|_, (_, places)| {
-            places.retain(|place| place.segment > number);
+            places.retain(|place| place.segment > last);
             !places.is_empty()
         });
     }
@@ -86,11 +94,17 @@ impl Leftovers {
 
 /// The thread's work, until it is told to stop.
 pub fn run(logs: &Arc<Logs>, mut leftovers: Leftovers) {
+    let mut failed = Todo::default();
     loop {
-        let todo = logs.chores.wait();
-        let stopping = todo.stopping;
-        let tidy = todo.tidy;
-        let erased = clear(logs, todo, &mut leftovers);
+        // Before what there is to do: what a removal in an older segment asks for is part of it.
+        let segments = logs.journal.segments();
+        let mut todo = logs.chores.wait();
+        let (tidy, stopping) = (todo.tidy, todo.stopping);
+        // Not at once: a disk that refused it will do so again.
+        if tidy || stopping {
+            todo.append(std::mem::take(&mut failed));
+        }
+        failed.append(clear(logs, todo, &mut leftovers));
         if stopping {
             return;
         }
@@ -100,9 +114,9 @@ pub fn run(logs: &Arc<Logs>, mut leftovers: Leftovers) {
             if let Err(error) = archive_finished(logs, &mut leftovers) {
                 tracing::warn!(%error, "finished logs cannot be archived; they stay in the journal for now");
             }
-            // A log whose frames are still there must not come back: its removal is told in a later segment.
-            if erased {
-                collect(logs, &mut leftovers);
+            // What is still there of a removed log must not come back: its removal is told in a later segment.
+            if failed.erase.is_empty() && failed.remove.is_empty() {
+                collect(logs, segments, &mut leftovers);
             }
             if logs.journal.finished_unsynced() > 0 {
                 let _told_by_health = logs.journal.sync();
@@ -111,8 +125,8 @@ pub fn run(logs: &Arc<Logs>, mut leftovers: Leftovers) {
     }
 }
 
-/// Takes away what was removed. What fails is tried again at the next look.
-fn clear(logs: &Logs, todo: Todo, leftovers: &mut Leftovers) -> bool {
+/// Takes away what was removed; returns what could not be.
+fn clear(logs: &Logs, todo: Todo, leftovers: &mut Leftovers) -> Todo {
     let mut failed = Todo::default();
     let mut erase = todo.erase;
     for log in todo.remove {
@@ -143,13 +157,7 @@ fn clear(logs: &Logs, todo: Todo, leftovers: &mut Leftovers) -> bool {
             failed.erase.push((log, places));
         }
     }
-    let all = failed.erase.is_empty();
-    // Without a bell: it is tried again, but not at once.
-    let mut next = lock(&logs.chores.0.0);
-    next.erase.append(&mut failed.erase);
-    next.remove.append(&mut failed.remove);
-    next.unlink.append(&mut failed.unlink);
-    all
+    failed
 }
 
 fn complain(error: &io::Error) {
@@ -208,18 +216,21 @@ fn archive_finished(logs: &Logs, leftovers: &mut Leftovers) -> io::Result<()> {
 
 /// Deletes the oldest segments, what is still needed of them written anew: as far as nothing is, or as the journal is more
 /// than twice what it has to say. What is written anew goes into later segments, so that this comes to an end.
-fn collect(logs: &Logs, leftovers: &mut Leftovers) {
+/// `segments` were listed before: what is not among the logs yet is written to the last of them or later.
+fn collect(logs: &Logs, mut segments: Vec<(u32, u64)>, leftovers: &mut Leftovers) {
+    let mut left: u64 = segments.iter().map(|(_, bytes)| bytes).sum();
+    segments.pop();
+    if segments.is_empty() {
+        return;
+    }
     let mut live: Vec<(u32, Arc<Entry>)> = Vec::new();
     let claimed = claims(logs).len() as u64;
     let mut useful = claimed + logs.options.segment_bytes;
     for entry in lock(&logs.live).values() {
         let kept = entry.kept();
         useful += kept.bytes.min(entry.weight(&kept));
-        live.extend(kept.needs.map(|needs| (needs, entry.clone())));
+        live.push((kept.needs, entry.clone()));
     }
-    let mut segments = logs.journal.segments();
-    let mut left: u64 = segments.iter().map(|(_, bytes)| bytes).sum();
-    segments.pop();
     let first_needed = live.iter().map(|(needs, _)| *needs).min().unwrap_or(u32::MAX);
     let (mut freed, mut goes) = (0, Vec::new());
     for (number, bytes) in segments {
@@ -238,11 +249,17 @@ fn collect(logs: &Logs, leftovers: &mut Leftovers) {
     if !anew || restate_claims(logs).is_err() || logs.journal.sync().is_err() {
         return;
     }
+    let mut unlinked = 0;
     for number in goes {
         if let Err(error) = logs.journal.unlink(number) {
-            return tracing::warn!(%error, "a segment of the journal cannot be deleted");
+            tracing::warn!(%error, "a segment of the journal cannot be deleted");
+            break;
         }
-        leftovers.forget_segment(number);
+        unlinked = number;
+    }
+    leftovers.forget_segments(unlinked);
+    for entry in lock(&logs.live).values() {
+        entry.kept().places.retain(|place| place.segment > unlinked);
     }
 }
 
@@ -260,7 +277,7 @@ fn restate(logs: &Logs, entry: &Arc<Entry>) -> bool {
     let written = write(logs, frames);
     if let Ok(place) = &written {
         let mut kept = entry.kept();
-        (kept.needs, kept.bytes) = (Some(place.segment), 0);
+        (kept.needs, kept.bytes) = (place.segment, 0);
     }
     logs.settled(entry, length, written.clone().ok());
     written.is_ok()

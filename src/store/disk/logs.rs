@@ -90,7 +90,7 @@ impl Logs {
     }
 
     pub async fn create(self: &Arc<Self>, id: LogId, meta: Meta, plan: Bytes) -> Result<(), Error> {
-        self.journal.health()?;
+        let needs = self.journal.admit()?;
         if self.near(id).is_some() {
             return Err(Error::Exists);
         }
@@ -105,7 +105,7 @@ impl Logs {
             _ => self.archives.owned(&meta.owner),
         });
         let frames = record::create(id, &meta, &plan);
-        let kept = Kept { plan, busy: true, ..Kept::default() };
+        let kept = Kept { plan, needs, busy: true, ..Kept::default() };
         let entry = Arc::new(Entry::new(id, meta, account, kept));
         let weight = entry.weight(&entry.kept());
         self.make_room(&entry, weight)?;
@@ -226,7 +226,6 @@ impl Logs {
             kept.busy = false;
             if let Some(place) = place {
                 kept.places.push(place);
-                kept.needs.get_or_insert(place.segment);
                 kept.bytes += length;
             }
             kept.gone

@@ -248,7 +248,6 @@ fn revive(logs: &mut Logs, id: LogId, told: Told) {
     // A damaged log is kept as long as a finished one, to say that it is damaged.
     let sealed_ms = told.sealed_ms.or_else(|| damaged.then(now_ms));
     let orphan = sealed_ms.is_none() && meta.trim_bytes.is_none();
-    let needs = Some(needs);
     let kept = Kept { log, plan: created.plan, sealed_ms, damaged, places, needs, bytes, ..Kept::default() };
     let entry = Arc::new(Entry::new(id, meta, account, kept));
     let weight = entry.weight(&entry.kept());
