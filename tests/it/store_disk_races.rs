@@ -10,9 +10,10 @@ use relaystream::log::LogId;
 use relaystream::store::disk::files::{Hook, Operation};
 use relaystream::store::disk::{Options, Sync};
 use relaystream::store::{Error, Meta, Store};
+use tokio::runtime::Handle;
 use tokio::time::sleep;
 
-use crate::store_contract::{START, created, meta, sealing, soon};
+use crate::store_contract::{START, batch, created, meta, sealing, soon};
 use crate::store_disk::{Disks, open};
 
 /// Long enough for a thread to do what it must not do.
@@ -132,4 +133,28 @@ async fn what_says_that_a_log_is_gone_stays_until_the_log_is() {
     drop(store);
     let store = open(&options);
     assert_eq!(store.meta(log).await, Err(Error::NotFound));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sync_waits_for_the_one_that_is_under_way() {
+    let (disks, gate) = (Disks::new(), Arc::new(Gate::default()));
+    let hook = gate.hook(|operation| operation == Operation::Sync);
+    let store = open(&Options { sync: Sync::Always, hook, ..disks.options() });
+    let log = created(&*store, 1).await;
+    // Without its threads: who writes now syncs, too.
+    store.close().await.unwrap();
+    gate.closed.store(true, Relaxed);
+    let handle = Handle::current();
+    let (writer, in_writer) = (store.clone(), handle.clone());
+    let writing = std::thread::spawn(move || in_writer.block_on(writer.append(log, batch(START, &["a"]))));
+    gate.reached().await;
+    let (closer, at_gate) = (store.clone(), gate.clone());
+    let closing = std::thread::spawn(move || {
+        handle.block_on(closer.close()).unwrap();
+        assert!(!at_gate.closed.load(Relaxed), "what was written before is synced");
+    });
+    sleep(WHILE).await;
+    gate.closed.store(false, Relaxed);
+    closing.join().unwrap();
+    writing.join().unwrap().unwrap();
 }

@@ -56,6 +56,8 @@ pub struct Journal {
     directory: Arc<Directory>,
     sync: Sync,
     writer: Mutex<Writer>,
+    /// Held during a sync: what another one took is synced when it returns. Once one has failed, all that follow do.
+    synced: Mutex<Result<(), Error>>,
     queue: Mutex<Queue>,
     bell: Condvar,
 }
@@ -120,8 +122,14 @@ impl Journal {
         if kept.ok() != Some(RESERVE_BYTES as u64) && reserve(&directory).is_err() {
             writer.health = Health::Full;
         }
-        let (writer, queue, bell) = (Mutex::new(writer), Mutex::default(), Condvar::new());
-        Ok(Journal { directory, sync, writer, queue, bell })
+        Ok(Journal {
+            directory,
+            sync,
+            writer: Mutex::new(writer),
+            synced: Mutex::new(Ok(())),
+            queue: Mutex::default(),
+            bell: Condvar::new(),
+        })
     }
 
     /// Writes it, now or soon.
@@ -198,17 +206,20 @@ impl Journal {
 
     /// Makes all that was written last through a power loss.
     pub fn sync(&self) -> Result<(), Error> {
+        let mut synced = lock(&self.synced);
+        synced.clone()?;
         let (files, named) = {
             let mut writer = lock(&self.writer);
             (std::mem::take(&mut writer.unsynced), std::mem::take(&mut writer.named))
         };
         let names = || if named { self.directory.sync_names("journal") } else { Ok(()) };
-        files.iter().try_for_each(|file| file.sync()).and_then(|()| names()).map_err(|error| {
+        *synced = files.iter().try_for_each(|file| file.sync()).and_then(|()| names()).map_err(|error| {
             let why = format!("a sync failed: {error}");
             tracing::error!(%error, "the store writes no more: a sync failed, so what is on the disk is unknown");
             lock(&self.writer).health = Health::Broken(why.clone());
             Error::Unavailable(why)
-        })
+        });
+        synced.clone()
     }
 
     /// Segments that were finished and wait for a sync. Each holds a file open.
