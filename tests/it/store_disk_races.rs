@@ -158,3 +158,37 @@ async fn a_sync_waits_for_the_one_that_is_under_way() {
     closing.join().unwrap();
     writing.join().unwrap().unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_look_whether_the_disk_is_well_again_does_not_undo_that_it_is_broken() {
+    let (disks, gate) = (Disks::new(), Arc::new(Gate::default()));
+    let (fails, tears) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (failing, tearing) = (fails.clone(), tears.clone());
+    let slow = gate.hook(|operation| operation == Operation::Write(1 << 20)).unwrap();
+    let hook: Hook = Arc::new(move |operation| {
+        let looks = operation == Operation::Write(1 << 20);
+        let write = matches!(operation, Operation::Write(_)) && !looks;
+        let broken = (write && failing.load(Relaxed))
+            || (matches!(operation, Operation::Truncate(_)) && tearing.load(Relaxed));
+        if broken { Err(std::io::Error::from_raw_os_error(5)) } else { slow(operation) }
+    });
+    let store = open(&Options { hook: Some(hook), ..disks.options() });
+    let log = created(&*store, 1).await;
+    gate.closed.store(true, Relaxed);
+    fails.store(true, Relaxed);
+    store.append(log, batch(START, &["refused"])).await.unwrap_err();
+    store.sweep();
+    gate.reached().await;
+    tears.store(true, Relaxed);
+    let (writer, handle) = (store.clone(), Handle::current());
+    // An ending is tried whatever the disk said before.
+    let ending = std::thread::spawn(move || handle.block_on(writer.append(log, sealing(START, &["torn"]))));
+    sleep(WHILE).await;
+    gate.closed.store(false, Relaxed);
+    ending.join().unwrap().unwrap();
+    for _ in 0..10 {
+        store.sweep();
+        sleep(WHILE / 10).await;
+    }
+    assert!(matches!(store.health(), Err(Error::Unavailable(_))), "for good");
+}

@@ -237,14 +237,13 @@ impl Journal {
         writer.admits(false).map(|()| writer.last().0)
     }
 
-    /// After a failed write: looks whether the disk takes as much as the reserve again.
+    /// After a failed write: looks whether the disk takes as much as the reserve again. Nothing is written meanwhile: an
+    /// ending may spend the reserve, and a torn write is for good.
     pub fn probe(&self) {
-        if !matches!(lock(&self.writer).health, Health::Full | Health::Failing(_)) {
-            return;
-        }
-        if reserve(&self.directory).is_ok() {
+        let mut writer = lock(&self.writer);
+        if matches!(writer.health, Health::Full | Health::Failing(_)) && reserve(&self.directory).is_ok() {
             tracing::info!("the disk takes writes again");
-            lock(&self.writer).health = Health::Fine;
+            writer.health = Health::Fine;
         }
     }
 
@@ -324,9 +323,11 @@ impl Writer {
     fn write(&mut self, frames: &[u8], ending: bool) -> Result<Place, Error> {
         self.admits(ending)?;
         let written = self.write_once(frames).or_else(|error| {
-            if !ending || !full(&error) {
+            if !ending || !full(&error) || matches!(self.health, Health::Broken(_)) {
                 return Err(error);
             }
+            tracing::error!(%error, "the disk is full: what was kept in reserve is given to an ending");
+            self.health = Health::Full;
             self.directory.file(RESERVE)?.truncate(0)?;
             self.write_once(frames)
         });

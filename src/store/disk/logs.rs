@@ -296,10 +296,13 @@ impl Logs {
         !busy
     }
 
-    /// Writes down that a log is gone, and has its frames overwritten.
+    /// Writes down that a log is gone, and has its frames overwritten, if it ever had any.
     fn bury(&self, entry: &Arc<Entry>, then: Box<dyn FnOnce(Result<(), Error>) + Send>) {
         let (id, chores) = (entry.id, self.chores.clone());
         let places = std::mem::take(&mut entry.kept().places);
+        if places.is_empty() {
+            return then(Ok(()));
+        }
         self.journal.submit(Item {
             frames: record::remove(id),
             ending: true,
