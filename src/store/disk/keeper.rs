@@ -169,10 +169,12 @@ fn archive_finished(logs: &Logs, leftovers: &mut Leftovers) -> io::Result<()> {
     if logs.finished.load(Relaxed) < logs.options.archive_bytes {
         return Ok(());
     }
-    let mut finished: Vec<Arc<Entry>> = {
-        let live = lock(&logs.live);
-        live.values().filter(|entry| entry.kept().sealed_ms.is_some()).cloned().collect()
+    // Settled: the place of its ending must be known, to be overwritten one day.
+    let settled = |entry: &&Arc<Entry>| {
+        let kept = entry.kept();
+        kept.sealed_ms.is_some() && !kept.busy
     };
+    let mut finished: Vec<Arc<Entry>> = lock(&logs.live).values().filter(settled).cloned().collect();
     finished.sort_unstable_by_key(|entry| entry.id);
     let made = finished.iter().filter_map(|entry| {
         let kept = entry.kept();
