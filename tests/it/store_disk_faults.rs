@@ -170,6 +170,20 @@ async fn the_reserve_is_spent_on_endings_alone_and_missed_once_it_is() {
 }
 
 #[tokio::test]
+async fn a_claim_that_cannot_be_renewed_is_still_held() {
+    let (disks, faults) = (Disks::new(), Faults::new());
+    let store = open(&Options { hook: faults.hook(), ..disks.options() });
+    let ttl = Duration::from_secs(60);
+    store.claim("held", "value", ttl).await.unwrap();
+    faults.write.store(true, Relaxed);
+    assert!(matches!(store.claim("held", "value", ttl).await, Err(Error::Unavailable(_))));
+    assert_eq!(store.claimed("held").await, Ok(Some("value".into())));
+    // Nobody waits for the answer.
+    drop(store.claim("new", "value", ttl));
+    assert_eq!(store.claimed("new").await, Ok(None), "what is not written is not held");
+}
+
+#[tokio::test]
 async fn after_a_failed_sync_nothing_is_written_and_endings_are_still_shown() {
     let (disks, faults) = (Disks::new(), Faults::new());
     let options = Options { sync: Sync::Always, hook: faults.hook(), ..disks.options() };

@@ -315,7 +315,7 @@ impl Logs {
 
     /// Writes frames, beginning now; `settle` is called with their length once that is done, whether or not anybody waits
     /// for it.
-    fn write<T: Send + 'static>(
+    pub fn write<T: Send + 'static>(
         self: &Arc<Self>,
         frames: Vec<u8>,
         ending: bool,
@@ -328,11 +328,6 @@ impl Logs {
         });
         self.journal.submit(Item { frames, ending, then });
         async { told.await.unwrap_or_else(|_| Err(stopped())) }.boxed()
-    }
-
-    /// Writes frames that belong to no log, beginning now.
-    pub fn note(self: &Arc<Self>, frames: Vec<u8>) -> BoxFuture<'static, Result<(), Error>> {
-        self.write(frames, false, |_, _, written| written.map(drop))
     }
 
     /// Makes room for `bytes` of this entry's owner by dropping finished logs, the owner's own or anyone's.

@@ -309,20 +309,19 @@ impl Store for Disk {
 
     fn claim(&self, key: &str, value: &str, ttl: Duration) -> Answer<'_, Claim> {
         let _in_order = lock(&self.logs.claiming);
+        let renews = self.logs.coordination.claimed(key).as_deref() == Some(value);
         let claim = self.logs.coordination.claim(key, value, ttl);
         if let Claim::Held(_) = claim {
             return ready(Ok(claim));
         }
-        let noted = self.logs.note(record::claim(key, value, until(now_ms(), ttl)));
+        let frame = record::claim(key, value, until(now_ms(), ttl));
         let (key, value) = (key.to_owned(), value.to_owned());
-        async move {
-            let noted = noted.await;
-            if noted.is_err() {
-                self.logs.coordination.release(&key, &value);
+        self.logs.write(frame, false, move |logs, _, written| {
+            if written.is_err() && !renews {
+                logs.coordination.release(&key, &value);
             }
-            noted.map(|()| Claim::Won)
-        }
-        .boxed()
+            written.map(|_| claim)
+        })
     }
 
     fn claimed(&self, key: &str) -> Answer<'_, Option<String>> {
@@ -332,7 +331,7 @@ impl Store for Disk {
     fn release(&self, key: &str, value: &str) -> Answer<'_, ()> {
         let _in_order = lock(&self.logs.claiming);
         if self.logs.coordination.release(key, value) {
-            self.logs.note(record::release(key))
+            self.logs.write(record::release(key), false, |_, _, written| written.map(drop))
         } else {
             ready(Ok(()))
         }
