@@ -63,7 +63,7 @@ pub struct Archive {
     pub newest_ms: u64,
     /// What is kept of it, removed logs taken off.
     pub weight: AtomicU64,
-    /// The count of reads when one of its logs was last read from the disk.
+    /// The count of reads when one of its logs was last read.
     pub read_at: AtomicU64,
 }
 

@@ -186,9 +186,8 @@ fn archive_finished(logs: &Logs, leftovers: &mut Leftovers) -> io::Result<()> {
             frame: entry.state(&kept),
         })
     });
-    let archive = logs.archives.add(made)?;
-    let newest = finished.iter().map(|entry| entry.read_at.load(Relaxed)).max();
-    archive.read_at.store(newest.unwrap_or(0), Relaxed);
+    let read_at = finished.iter().map(|entry| entry.read_at.load(Relaxed)).max();
+    let archive = logs.archives.add(made, read_at.unwrap_or(0))?;
     let mut told = Vec::new();
     for entry in finished {
         let mut kept = entry.kept();
@@ -202,7 +201,7 @@ fn archive_finished(logs: &Logs, leftovers: &mut Leftovers) -> io::Result<()> {
             }
             continue;
         }
-        kept.archive = Some(archive.number);
+        kept.archive = Some(archive.clone());
         leftovers.add(entry.id, archive.number, std::mem::take(&mut kept.places));
         logs.finished.fetch_sub(entry.weight(&kept), Relaxed);
         drop(kept);
@@ -347,14 +346,8 @@ impl Logs {
                 found.push((entry.read_at.load(Relaxed), Part::Log(entry.clone())));
             }
         }
-        let mut read = HashMap::<u32, u64>::new();
-        for (_, entry) in &self.hot {
-            let last = read.entry(entry.kept().archive.unwrap_or(0)).or_default();
-            *last = entry.read_at.load(Relaxed).max(*last);
-        }
         for archive in self.archives.all() {
-            let cached = read.get(&archive.number).copied().unwrap_or(0);
-            found.push((archive.read_at.load(Relaxed).max(cached), Part::Archive(archive)));
+            found.push((archive.read_at.load(Relaxed), Part::Archive(archive)));
         }
         // Stable: archives of which nothing was read yet go the oldest first.
         found.sort_by_key(|(read_at, _)| *read_at);
@@ -382,7 +375,7 @@ impl Logs {
         }
         self.ledger.total.fetch_sub(archive.weight.load(Relaxed), Relaxed);
         for (log, entry) in &self.hot {
-            if entry.kept().archive == Some(number) {
+            if entry.kept().archive.as_ref().is_some_and(|archive| archive.number == number) {
                 self.hot.invalidate(&*log);
             }
         }

@@ -66,10 +66,9 @@ impl Logs {
     }
 
     fn fetch(&self, log: LogId) -> Result<Option<Arc<Entry>>, Error> {
-        let Some((state, number)) = self.archives.read(log)? else { return Ok(None) };
+        let Some((state, archive)) = self.archives.read(log)? else { return Ok(None) };
         // Counted in its archive: this account is not charged.
-        let entry = Arc::new(Entry::archived(log, state, Arc::default(), number));
-        self.touch(&entry);
+        let entry = Arc::new(Entry::archived(log, state, Arc::default(), archive));
         self.hot.insert(log, entry.clone());
         // Removed or dropped in between.
         if self.archives.find(log)?.is_none() {
@@ -85,8 +84,9 @@ impl Logs {
             && sealed_ms.is_some_and(|at| now_ms().saturating_sub(at) as u128 >= retain.as_millis())
     }
 
-    pub fn touch(&self, entry: &Entry) {
-        entry.read_at.store(self.reads.fetch_add(1, Relaxed) + 1, Relaxed);
+    pub fn touch(&self, entry: &Entry, kept: &Kept) {
+        let read_at = kept.archive.as_ref().map_or(&entry.read_at, |archive| &archive.read_at);
+        read_at.store(self.reads.fetch_add(1, Relaxed) + 1, Relaxed);
     }
 
     pub async fn create(self: &Arc<Self>, id: LogId, meta: Meta, plan: Bytes) -> Result<(), Error> {
@@ -204,7 +204,7 @@ impl Logs {
         let weight = entry.weight(&kept);
         self.ledger.replace(&entry.account, before, weight);
         if sealed_ms.is_some() {
-            self.touch(entry);
+            self.touch(entry, &kept);
             self.count_finished(weight);
             drop(kept);
             lock(&self.orphans).remove(&entry.id);

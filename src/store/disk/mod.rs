@@ -253,7 +253,7 @@ fn revive(logs: &mut Logs, id: LogId, told: Told) {
     let weight = entry.weight(&entry.kept());
     logs.ledger.replace(&entry.account, 0, weight);
     if sealed_ms.is_some() {
-        logs.touch(&entry);
+        logs.touch(&entry, &entry.kept());
         logs.count_finished(weight);
     }
     if orphan {
@@ -273,7 +273,7 @@ impl Store for Disk {
 
     fn read(&self, log: LogId, after: Position, limit: usize) -> Answer<'_, Page> {
         self.with(log, move |entry, kept| {
-            self.logs.touch(entry);
+            self.logs.touch(entry, kept);
             kept.log.read(after, limit)
         })
     }
