@@ -19,6 +19,7 @@ use super::files::{Directory, File};
 use super::frame::{self, Found, Frames, HEAD, Kind};
 use super::record::State;
 use crate::log::{Log, LogId};
+use crate::store::ledger::owner_hash;
 
 const ENTRY: usize = 64;
 const OWNED: usize = 16;
@@ -79,12 +80,6 @@ pub enum Lookup {
 
 pub fn name(number: u32) -> String {
     format!("archive/{number:010}")
-}
-
-/// An owner as archives know it.
-pub fn owner_hash(owner: &str) -> u64 {
-    let digest = ring::digest::digest(&ring::digest::SHA256, owner.as_bytes());
-    u64::from_le_bytes(*digest.as_ref().first_chunk().expect("a digest of 32 bytes"))
 }
 
 /// Writes an archive of these logs, in order of their ids, and makes it last.

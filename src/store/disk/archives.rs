@@ -9,6 +9,7 @@ use super::archive::{self, Archive, Finished, Lookup};
 use super::files::Directory;
 use super::record::State;
 use crate::log::LogId;
+use crate::store::ledger::owner_hash;
 use crate::store::{Error, lock};
 
 pub struct Archives {
@@ -96,7 +97,7 @@ impl Archives {
 
     /// What an owner's logs weigh in all archives together.
     pub fn owned(&self, owner: &str) -> u64 {
-        let (hash, all) = (archive::owner_hash(owner), self.all());
+        let (hash, all) = (owner_hash(owner), self.all());
         let written: u64 = all.iter().filter_map(|archive| archive.owned(hash).ok()).sum();
         let removing = lock(&self.removing);
         let hidden: u64 =

@@ -6,12 +6,13 @@ use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 
-use super::archive::{self, Archive, Finished};
+use super::archive::{Archive, Finished};
 use super::entry::Entry;
 use super::journal::{Item, Place};
 use super::logs::Logs;
 use super::{now_ms, record};
 use crate::log::LogId;
+use crate::store::ledger::owner_hash;
 use crate::store::{Error, lock};
 
 /// What is to be done, shared by those who ask and the thread that does it.
@@ -110,6 +111,7 @@ pub fn run(logs: &Arc<Logs>, mut leftovers: Leftovers) {
         }
         if tidy {
             logs.expire();
+            logs.ledger.sweep();
             logs.journal.probe();
             if let Err(error) = archive_finished(logs, &mut leftovers) {
                 tracing::warn!(%error, "finished logs cannot be archived; they stay in the journal for now");
@@ -180,7 +182,7 @@ fn archive_finished(logs: &Logs, leftovers: &mut Leftovers) -> io::Result<()> {
         let kept = entry.kept();
         (!kept.gone).then(|| Finished {
             log: entry.id,
-            owner: archive::owner_hash(&entry.meta.owner),
+            owner: owner_hash(&entry.meta.owner),
             weight: entry.weight(&kept),
             sealed_ms: kept.sealed_ms.unwrap_or(0),
             frame: entry.state(&kept),
@@ -367,10 +369,8 @@ impl Logs {
     fn drop_archive(&self, number: u32) {
         let Some(archive) = self.archives.take(number) else { return };
         if self.options.user_bytes > 0 {
-            let owners = self.archives.owners(&archive);
-            for (owner, account) in self.ledger.accounts() {
-                let owned = owners.get(&archive::owner_hash(&owner)).copied().unwrap_or(0);
-                account.fetch_sub(owned, Relaxed);
+            for (owner, owned) in self.archives.owners(&archive) {
+                self.ledger.give_back(owner, owned);
             }
         }
         self.ledger.total.fetch_sub(archive.weight.load(Relaxed), Relaxed);
@@ -383,7 +383,7 @@ impl Logs {
     }
 
     fn drop_owned(&self, archive: &Archive, owner: &str) {
-        let hash = archive::owner_hash(owner);
+        let hash = owner_hash(owner);
         if archive.owned(hash).unwrap_or(0) == 0 {
             return;
         }

@@ -241,10 +241,7 @@ fn restore(logs: &mut Logs, recovered: Recovered) -> io::Result<Leftovers> {
 fn revive(logs: &mut Logs, id: LogId, told: Told) {
     let Told { created, log, damaged, places, needs, bytes, .. } = told;
     let meta = created.meta;
-    let account = logs.ledger.account(&meta.owner, || match logs.options.user_bytes {
-        0 => 0,
-        _ => logs.archives.owned(&meta.owner),
-    });
+    let account = logs.account(&meta.owner);
     // A damaged log is kept as long as a finished one, to say that it is damaged.
     let sealed_ms = told.sealed_ms.or_else(|| damaged.then(now_ms));
     let orphan = sealed_ms.is_none() && meta.trim_bytes.is_none();
@@ -396,7 +393,6 @@ impl Store for Disk {
     fn sweep(&self) {
         self.logs.hot.run_pending_tasks();
         self.logs.coordination.sweep();
-        self.logs.ledger.sweep();
         self.logs.chores.wake();
     }
 }

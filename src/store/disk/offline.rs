@@ -12,6 +12,7 @@ use super::record::{self, Created, State};
 use super::recovery::{self, Recovered};
 use crate::log::LogId;
 use crate::store::Meta;
+use crate::store::ledger::owner_hash;
 
 /// Written anew, archives hold so much, as the logs weigh in memory.
 const ARCHIVE_BYTES: u64 = 64 << 20;
@@ -187,7 +188,7 @@ impl Anew {
     fn add(&mut self, log: LogId, state: &State) -> io::Result<()> {
         let frame = state.frame(log);
         let Some(sealed_ms) = state.sealed_ms else { return self.write(frame) };
-        let owner = archive::owner_hash(&state.created.meta.owner);
+        let owner = owner_hash(&state.created.meta.owner);
         let weight = archive::restored(state.clone()).1;
         self.finished.insert(log, Finished { log, owner, weight, sealed_ms, frame });
         self.weight += weight;
