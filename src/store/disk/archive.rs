@@ -18,7 +18,7 @@ use bytes::Bytes;
 use super::files::{Directory, File};
 use super::frame::{self, Found, Frames, HEAD, Kind};
 use super::record::State;
-use crate::log::{Log, LogId};
+use crate::log::LogId;
 use crate::store::ledger::owner_hash;
 
 const ENTRY: usize = 64;
@@ -233,7 +233,7 @@ impl Archive {
                     let (owner, sealed_ms) =
                         (owner_hash(&state.created.meta.owner), state.sealed_ms.unwrap_or(0));
                     let frame = bytes[at..at + HEAD + body.len()].to_vec();
-                    let weight = restored(state).1;
+                    let weight = weight(state);
                     logs.insert(head.log, Finished { log: head.log, owner, weight, sealed_ms, frame });
                 }
                 Found::Damaged { .. } => damaged += 1,
@@ -365,10 +365,8 @@ impl Archive {
     }
 }
 
-/// A log as it was written, and what it weighs without what an engine adds.
-pub fn restored(state: State) -> (Log, u64) {
-    let extra = state.created.meta.data.len() + state.created.plan.len();
-    let log = Log::restored(state.trimmed, state.epochs, state.drafts, state.sealed_ms.is_some());
-    let weight = (log.weight() + extra) as u64;
-    (log, weight)
+/// What a log weighs, without what an engine adds.
+pub fn weight(state: State) -> u64 {
+    let (created, log) = state.restored();
+    (log.weight() + created.meta.data.len() + created.plan.len()) as u64
 }

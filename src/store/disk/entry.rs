@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use super::archive::{self, Archive};
+use super::archive::Archive;
 use super::journal::Place;
 use super::record::{Created, State};
 use crate::log::{Log, LogId};
@@ -59,14 +59,10 @@ impl Entry {
 
     /// A finished log as its archive has it.
     pub fn archived(id: LogId, state: State, account: Account, archive: Arc<Archive>) -> Entry {
-        let (meta, sealed_ms, damaged) = (state.created.meta.clone(), state.sealed_ms, state.damaged);
-        let log = archive::restored(state).0;
-        Entry::new(
-            id,
-            meta,
-            account,
-            Kept { log, sealed_ms, damaged, archive: Some(archive), ..Kept::default() },
-        )
+        let (sealed_ms, damaged) = (state.sealed_ms, state.damaged);
+        let (created, log) = state.restored();
+        let kept = Kept { log, sealed_ms, damaged, archive: Some(archive), ..Kept::default() };
+        Entry::new(id, created.meta, account, kept)
     }
 
     pub fn kept(&self) -> MutexGuard<'_, Kept> {

@@ -155,9 +155,9 @@ impl Journal {
         self.bell.notify_one();
     }
 
-    /// Writes it before anything that is submitted from now on.
-    pub fn write_now(&self, frames: &[u8]) -> Result<(), Error> {
-        lock(&self.writer).write(frames, false).map(drop)
+    /// Writes it before anything that is submitted from now on, and does not sync it. May block.
+    pub fn write_now(&self, frames: &[u8]) -> Result<Place, Error> {
+        lock(&self.writer).write(frames, false)
     }
 
     /// The thread that writes what is gathered, and syncs at intervals, until [`Journal::stop`].

@@ -4,11 +4,11 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use super::archive::{Archive, Finished};
 use super::entry::Entry;
-use super::journal::{Item, Place};
+use super::journal::Place;
 use super::logs::Logs;
 use super::{now_ms, record};
 use crate::log::LogId;
@@ -213,7 +213,7 @@ fn archive_finished(logs: &Logs, leftovers: &mut Leftovers) -> io::Result<()> {
         lock(&logs.live).remove(&entry.id);
     }
     // Without it, the next start asks the archive.
-    let _not_needed = write(logs, told);
+    let _not_needed = logs.journal.write_now(&told);
     Ok(())
 }
 
@@ -276,14 +276,13 @@ fn restate(logs: &Logs, entry: &Arc<Entry>) -> bool {
         kept.busy = true;
         entry.state(&kept)
     };
-    let length = frames.len() as u64;
-    let written = write(logs, frames);
-    if let Ok(place) = &written {
+    let written = logs.journal.write_now(&frames).ok();
+    if let Some(place) = written {
         let mut kept = entry.kept();
         (kept.needs, kept.bytes) = (place.segment, 0);
     }
-    logs.settled(entry, length, written.clone().ok());
-    written.is_ok()
+    logs.settled(entry, frames.len() as u64, written);
+    written.is_some()
 }
 
 /// A frame for each claim.
@@ -297,20 +296,12 @@ fn claims(logs: &Logs) -> Vec<u8> {
 fn restate_claims(logs: &Logs) -> Result<(), Error> {
     let _still = lock(&logs.claiming);
     let frames = claims(logs);
-    if frames.is_empty() { Ok(()) } else { logs.journal.write_now(&frames) }
+    if frames.is_empty() { Ok(()) } else { logs.journal.write_now(&frames).map(drop) }
 }
 
 /// When a time to live is over, in milliseconds since the Unix epoch.
 pub fn until(now_ms: u64, left: std::time::Duration) -> u64 {
     now_ms.saturating_add(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
-}
-
-/// Writes and waits: this thread may.
-fn write(logs: &Logs, frames: Vec<u8>) -> Result<Place, Error> {
-    let (sender, written) = mpsc::channel();
-    let then = Box::new(move |place| drop(sender.send(place)));
-    logs.journal.submit(Item { frames, ending: false, then });
-    written.recv().unwrap_or_else(|_| Err(Error::Unavailable("the store was closed".into())))
 }
 
 impl Logs {

@@ -46,7 +46,7 @@ use self::logs::Logs;
 use self::recovery::{Recovered, Told};
 use super::coordination::Coordination;
 use super::ledger::Ledger;
-use super::{Answer, Claim, Error, Meta, Orphan, Span, Store, lock, ready};
+use super::{Answer, Claim, Error, Meta, Orphan, Span, Store, WEIGHT_UNIT, lock, ready, units};
 use crate::log::{Bad, Batch, LogId, Page, Position};
 
 pub use self::journal::Sync;
@@ -92,14 +92,9 @@ impl Options {
     }
 }
 
-/// moka counts weight in 32 bits; in these units a log may still be large.
-const WEIGHT_UNIT: u64 = 64;
-
 pub struct Disk {
     logs: Arc<Logs>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Held until the threads have ended.
-    _directory: Arc<Directory>,
 }
 
 impl Disk {
@@ -110,7 +105,7 @@ impl Disk {
         let recovered = recovery::read(&directory, true).map_err(failed)?;
         let archives = Archives::open(&directory).map_err(failed)?;
         let journal =
-            Journal::open(directory.clone(), options.sync, options.segment_bytes, recovered.segments.clone())
+            Journal::open(directory, options.sync, options.segment_bytes, recovered.segments.clone())
                 .map_err(failed)?;
         let mut logs = Logs {
             journal,
@@ -134,7 +129,7 @@ impl Disk {
             named("store-keeper", move || keeper::run(&keeping, leftovers)).map_err(failed)?,
         ]);
         logs.chores.wake();
-        Ok(Disk { logs, threads, _directory: directory })
+        Ok(Disk { logs, threads })
     }
 
     fn stop(&self) {
@@ -173,12 +168,9 @@ fn named(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHan
 }
 
 fn hot(bytes: u64) -> Cache<LogId, Arc<Entry>> {
-    let weigh = |_: &LogId, entry: &Arc<Entry>| {
-        u32::try_from(entry.weight(&entry.kept()) / WEIGHT_UNIT).unwrap_or(u32::MAX)
-    };
     Cache::builder()
         .eviction_policy(EvictionPolicy::lru())
-        .weigher(weigh)
+        .weigher(|_, entry: &Arc<Entry>| units(entry.weight(&entry.kept())))
         .max_capacity(bytes / WEIGHT_UNIT)
         .build()
 }
