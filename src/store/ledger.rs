@@ -12,17 +12,21 @@ pub type Account = Arc<AtomicU64>;
 #[derive(Default)]
 pub struct Ledger {
     pub total: AtomicU64,
-    owners: Mutex<HashMap<String, Account>>,
+    /// By the hash of their names.
+    owners: Mutex<HashMap<u64, Account>>,
+}
+
+/// An owner by a number, in archives, too.
+pub fn owner_hash(owner: &str) -> u64 {
+    let digest = ring::digest::digest(&ring::digest::SHA256, owner.as_bytes());
+    u64::from_le_bytes(*digest.as_ref().first_chunk().expect("a digest of 32 bytes"))
 }
 
 impl Ledger {
     /// The account of an owner. One that is not in use begins with what `kept` says.
     pub fn account(&self, owner: &str, kept: impl FnOnce() -> u64) -> Account {
-        let mut owners = lock(&self.owners);
-        match owners.get(owner) {
-            Some(account) => account.clone(),
-            None => owners.entry(owner.to_owned()).or_insert_with(|| Arc::new(kept().into())).clone(),
-        }
+        let hash = owner_hash(owner);
+        lock(&self.owners).entry(hash).or_insert_with(|| Arc::new(kept().into())).clone()
     }
 
     pub fn replace(&self, account: &AtomicU64, before: u64, after: u64) {
@@ -31,9 +35,11 @@ impl Ledger {
         account.fetch_add(change, Relaxed);
     }
 
-    /// Every account in use.
-    pub fn accounts(&self) -> Vec<(String, Account)> {
-        lock(&self.owners).iter().map(|(owner, account)| (owner.clone(), account.clone())).collect()
+    /// Takes bytes off the account of an owner, if that is in use.
+    pub fn give_back(&self, owner: u64, bytes: u64) {
+        if let Some(account) = lock(&self.owners).get(&owner) {
+            account.fetch_sub(bytes, Relaxed);
+        }
     }
 
     /// Forgets accounts that no log uses.

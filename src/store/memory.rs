@@ -17,7 +17,7 @@ use tokio::sync::{Notify, broadcast};
 
 use super::coordination::Coordination;
 use super::ledger::{Account, Ledger};
-use super::{Answer, Claim, Error, Meta, Orphan, Span, Store, lock, ready};
+use super::{Answer, Claim, Error, Meta, Orphan, Span, Store, WEIGHT_UNIT, lock, ready, units};
 use crate::log::{Bad, Batch, Log, LogId, Page, Position};
 
 #[derive(Debug, Clone)]
@@ -56,18 +56,13 @@ pub struct Memory {
     reads: AtomicU64,
 }
 
-/// moka counts weight in 32 bits; in these units a log may still be large.
-const WEIGHT_UNIT: u64 = 64;
-
 impl Memory {
     pub fn new(options: Options) -> Memory {
         let ledger = Arc::new(Ledger::default());
         let freed = ledger.clone();
         let mut sealed = Cache::builder()
             .eviction_policy(EvictionPolicy::lru())
-            .weigher(|_, entry: &Arc<Entry>| {
-                u32::try_from(entry.weight(&lock(&entry.kept).log) / WEIGHT_UNIT).unwrap_or(u32::MAX)
-            })
+            .weigher(|_, entry: &Arc<Entry>| units(entry.weight(&lock(&entry.kept).log)))
             .eviction_listener(move |_, entry: Arc<Entry>, _| entry.forget(&freed));
         if options.total_bytes > 0 {
             sealed = sealed.max_capacity(options.total_bytes / WEIGHT_UNIT);

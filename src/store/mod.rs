@@ -157,6 +157,13 @@ pub trait Store: Send + Sync + 'static {
     fn sweep(&self);
 }
 
+/// moka counts weight in 32 bits; in these units a log may still be large.
+const WEIGHT_UNIT: u64 = 64;
+
+fn units(bytes: u64) -> u32 {
+    u32::try_from(bytes / WEIGHT_UNIT).unwrap_or(u32::MAX)
+}
+
 fn ready<'a, T: Send + 'a>(answer: Result<T, Error>) -> Answer<'a, T> {
     std::future::ready(answer).boxed()
 }

@@ -261,6 +261,43 @@ async fn archives_make_room_in_total_by_owner_and_by_what_finished_logs_may_take
     }
 }
 
+/// Also when nothing of it stays in memory.
+#[tokio::test]
+async fn an_archive_that_was_read_lately_outlives_a_younger_one() {
+    let disks = Disks::new();
+    let options = Options { archive_bytes: 1, cache_bytes: 0, ..disks.options() };
+    let text = "x".repeat(10_000);
+    let ended = async |store: &Disk, n: u32| {
+        let log = created(store, n.into()).await;
+        store.append(log, sealing(START, &[&text])).await.unwrap();
+        let archive = options.path.join(format!("archive/{n:010}"));
+        soon("the archive", async {
+            while !archive.exists() {
+                store.sweep();
+                sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+        log
+    };
+    let store = open(&options);
+    let (read, unread) = (ended(&store, 1).await, ended(&store, 2).await);
+    let retain_bytes = store.held() * 5 / 4;
+    drop(store);
+    let store = open(&Options { retain_bytes, ..options.clone() });
+    assert_eq!(texts(&store, read).await, [text.as_str()]);
+    let last = ended(&store, 3).await;
+    soon("one to go", async {
+        while store.held() > retain_bytes {
+            store.sweep();
+            sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    assert_eq!(store.meta(unread).await, Err(Error::NotFound));
+    assert!(store.meta(read).await.is_ok() && store.meta(last).await.is_ok());
+}
+
 /// Claims that take more than a segment are written anew now and then, not for ever.
 #[tokio::test]
 async fn many_claims_do_not_keep_the_journal_busy() {

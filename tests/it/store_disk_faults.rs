@@ -149,6 +149,41 @@ async fn a_disk_that_fails_to_write_is_said_to_and_what_it_wrote_in_parts_is_who
 }
 
 #[tokio::test]
+async fn the_reserve_is_spent_on_endings_alone_and_missed_once_it_is() {
+    let (disks, faults) = (Disks::new(), Faults::new());
+    let options = Options { hook: faults.hook(), ..disks.options() };
+    let store = open(&options);
+    let (ending, other) = (created(&*store, 1).await, created(&*store, 2).await);
+    let reserve = || std::fs::metadata(options.path.join("reserve")).unwrap().len();
+    faults.room.store(10, Relaxed);
+    assert_eq!(store.create(LogId(3), Default::default(), Default::default()).await, Err(Error::Full));
+    assert_eq!(reserve(), 1 << 20, "what was never written needs no end");
+    assert_eq!(store.meta(LogId(3)).await, Err(Error::NotFound));
+    faults.room.store(-1, Relaxed);
+    healthy(&store).await;
+    // The first to meet the full disk is an ending.
+    faults.room.store(0, Relaxed);
+    store.append(ending, sealing(START, &["the end"])).await.unwrap();
+    assert_eq!(reserve(), 0);
+    assert_eq!(store.health(), Err(Error::Full));
+    assert_eq!(store.append(other, batch(START, &["of the reserve"])).await, Err(Error::Full));
+}
+
+#[tokio::test]
+async fn a_claim_that_cannot_be_renewed_is_still_held() {
+    let (disks, faults) = (Disks::new(), Faults::new());
+    let store = open(&Options { hook: faults.hook(), ..disks.options() });
+    let ttl = Duration::from_secs(60);
+    store.claim("held", "value", ttl).await.unwrap();
+    faults.write.store(true, Relaxed);
+    assert!(matches!(store.claim("held", "value", ttl).await, Err(Error::Unavailable(_))));
+    assert_eq!(store.claimed("held").await, Ok(Some("value".into())));
+    // Nobody waits for the answer.
+    drop(store.claim("new", "value", ttl));
+    assert_eq!(store.claimed("new").await, Ok(None), "what is not written is not held");
+}
+
+#[tokio::test]
 async fn after_a_failed_sync_nothing_is_written_and_endings_are_still_shown() {
     let (disks, faults) = (Disks::new(), Faults::new());
     let options = Options { sync: Sync::Always, hook: faults.hook(), ..disks.options() };

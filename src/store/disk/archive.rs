@@ -18,7 +18,8 @@ use bytes::Bytes;
 use super::files::{Directory, File};
 use super::frame::{self, Found, Frames, HEAD, Kind};
 use super::record::State;
-use crate::log::{Log, LogId};
+use crate::log::LogId;
+use crate::store::ledger::owner_hash;
 
 const ENTRY: usize = 64;
 const OWNED: usize = 16;
@@ -63,7 +64,7 @@ pub struct Archive {
     pub newest_ms: u64,
     /// What is kept of it, removed logs taken off.
     pub weight: AtomicU64,
-    /// The count of reads when one of its logs was last read from the disk.
+    /// The count of reads when one of its logs was last read.
     pub read_at: AtomicU64,
 }
 
@@ -79,12 +80,6 @@ pub enum Lookup {
 
 pub fn name(number: u32) -> String {
     format!("archive/{number:010}")
-}
-
-/// An owner as archives know it.
-pub fn owner_hash(owner: &str) -> u64 {
-    let digest = ring::digest::digest(&ring::digest::SHA256, owner.as_bytes());
-    u64::from_le_bytes(*digest.as_ref().first_chunk().expect("a digest of 32 bytes"))
 }
 
 /// Writes an archive of these logs, in order of their ids, and makes it last.
@@ -238,7 +233,7 @@ impl Archive {
                     let (owner, sealed_ms) =
                         (owner_hash(&state.created.meta.owner), state.sealed_ms.unwrap_or(0));
                     let frame = bytes[at..at + HEAD + body.len()].to_vec();
-                    let weight = restored(state).1;
+                    let weight = weight(state);
                     logs.insert(head.log, Finished { log: head.log, owner, weight, sealed_ms, frame });
                 }
                 Found::Damaged { .. } => damaged += 1,
@@ -370,10 +365,8 @@ impl Archive {
     }
 }
 
-/// A log as it was written, and what it weighs without what an engine adds.
-pub fn restored(state: State) -> (Log, u64) {
-    let extra = state.created.meta.data.len() + state.created.plan.len();
-    let log = Log::restored(state.trimmed, state.epochs, state.drafts, state.sealed_ms.is_some());
-    let weight = (log.weight() + extra) as u64;
-    (log, weight)
+/// What a log weighs, without what an engine adds.
+pub fn weight(state: State) -> u64 {
+    let (created, log) = state.restored();
+    (log.weight() + created.meta.data.len() + created.plan.len()) as u64
 }

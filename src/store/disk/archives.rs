@@ -9,6 +9,7 @@ use super::archive::{self, Archive, Finished, Lookup};
 use super::files::Directory;
 use super::record::State;
 use crate::log::LogId;
+use crate::store::ledger::owner_hash;
 use crate::store::{Error, lock};
 
 pub struct Archives {
@@ -73,20 +74,22 @@ impl Archives {
         if damaged { Err(Error::Damaged) } else { Ok(None) }
     }
 
-    /// A log as it is kept, and the number of its archive.
-    pub fn read(&self, log: LogId) -> Result<Option<(State, u32)>, Error> {
+    /// A log as it is kept, and its archive.
+    pub fn read(&self, log: LogId) -> Result<Option<(State, Arc<Archive>)>, Error> {
         let Some((archive, entry)) = self.find(log)? else { return Ok(None) };
         match archive.read(&entry) {
-            Ok(Some(state)) => Ok(Some((state, archive.number))),
+            Ok(Some(state)) => Ok(Some((state, archive))),
             Ok(None) => Err(Error::Damaged),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(unreadable(&error)),
         }
     }
 
-    pub fn add(&self, logs: impl Iterator<Item = Finished>) -> io::Result<Arc<Archive>> {
+    /// Makes one of these logs, of which one was last read at `read_at`.
+    pub fn add(&self, logs: impl Iterator<Item = Finished>, read_at: u64) -> io::Result<Arc<Archive>> {
         let number = self.next.fetch_add(1, Relaxed);
         let archive = Arc::new(archive::write(&self.directory, number, logs)?);
+        archive.read_at.store(read_at, Relaxed);
         let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
         all.insert(archive.number, archive.clone());
         Ok(archive)
@@ -94,7 +97,7 @@ impl Archives {
 
     /// What an owner's logs weigh in all archives together.
     pub fn owned(&self, owner: &str) -> u64 {
-        let (hash, all) = (archive::owner_hash(owner), self.all());
+        let (hash, all) = (owner_hash(owner), self.all());
         let written: u64 = all.iter().filter_map(|archive| archive.owned(hash).ok()).sum();
         let removing = lock(&self.removing);
         let hidden: u64 =

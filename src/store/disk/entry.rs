@@ -1,12 +1,12 @@
 //! One log in memory: running, finished but not archived yet, or read back from an archive.
 
 use std::sync::atomic::AtomicU64;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use super::archive;
+use super::archive::Archive;
 use super::journal::Place;
 use super::record::{Created, State};
 use crate::log::{Log, LogId};
@@ -20,7 +20,7 @@ pub struct Entry {
     kept: Mutex<Kept>,
     /// An append was made or settled, the log was sealed, or it is gone.
     pub changed: Notify,
-    /// When it was last read, or sealed, by the store's own count.
+    /// When it was last read, or sealed, by the store's own count. Of what is archived, the archive knows.
     pub read_at: AtomicU64,
 }
 
@@ -35,14 +35,14 @@ pub struct Kept {
     pub gone: bool,
     /// A write is on its way; the next one waits for it.
     pub busy: bool,
-    /// Its frames in the journal, in order.
+    /// Its frames in the segments that are there, in order.
     pub places: Vec<Place>,
-    /// The oldest segment that it cannot be read back without.
-    pub needs: Option<u32>,
+    /// It can be read back without any segment before this one. Known before its first frame is written.
+    pub needs: u32,
     /// What its frames take from there on.
     pub bytes: u64,
     /// The archive that it is in.
-    pub archive: Option<u32>,
+    pub archive: Option<Arc<Archive>>,
 }
 
 impl Entry {
@@ -58,15 +58,11 @@ impl Entry {
     }
 
     /// A finished log as its archive has it.
-    pub fn archived(id: LogId, state: State, account: Account, number: u32) -> Entry {
-        let (meta, sealed_ms, damaged) = (state.created.meta.clone(), state.sealed_ms, state.damaged);
-        let log = archive::restored(state).0;
-        Entry::new(
-            id,
-            meta,
-            account,
-            Kept { log, sealed_ms, damaged, archive: Some(number), ..Kept::default() },
-        )
+    pub fn archived(id: LogId, state: State, account: Account, archive: Arc<Archive>) -> Entry {
+        let (sealed_ms, damaged) = (state.sealed_ms, state.damaged);
+        let (created, log) = state.restored();
+        let kept = Kept { log, sealed_ms, damaged, archive: Some(archive), ..Kept::default() };
+        Entry::new(id, created.meta, account, kept)
     }
 
     pub fn kept(&self) -> MutexGuard<'_, Kept> {

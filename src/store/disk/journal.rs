@@ -56,6 +56,8 @@ pub struct Journal {
     directory: Arc<Directory>,
     sync: Sync,
     writer: Mutex<Writer>,
+    /// Held during a sync: what another one took is synced when it returns. Once one has failed, all that follow do.
+    synced: Mutex<Result<(), Error>>,
     queue: Mutex<Queue>,
     bell: Condvar,
 }
@@ -120,8 +122,14 @@ impl Journal {
         if kept.ok() != Some(RESERVE_BYTES as u64) && reserve(&directory).is_err() {
             writer.health = Health::Full;
         }
-        let (writer, queue, bell) = (Mutex::new(writer), Mutex::default(), Condvar::new());
-        Ok(Journal { directory, sync, writer, queue, bell })
+        Ok(Journal {
+            directory,
+            sync,
+            writer: Mutex::new(writer),
+            synced: Mutex::new(Ok(())),
+            queue: Mutex::default(),
+            bell: Condvar::new(),
+        })
     }
 
     /// Writes it, now or soon.
@@ -147,9 +155,9 @@ impl Journal {
         self.bell.notify_one();
     }
 
-    /// Writes it before anything that is submitted from now on.
-    pub fn write_now(&self, frames: &[u8]) -> Result<(), Error> {
-        lock(&self.writer).write(frames, false).map(drop)
+    /// Writes it before anything that is submitted from now on, and does not sync it. May block.
+    pub fn write_now(&self, frames: &[u8]) -> Result<Place, Error> {
+        lock(&self.writer).write(frames, false)
     }
 
     /// The thread that writes what is gathered, and syncs at intervals, until [`Journal::stop`].
@@ -198,17 +206,20 @@ impl Journal {
 
     /// Makes all that was written last through a power loss.
     pub fn sync(&self) -> Result<(), Error> {
+        let mut synced = lock(&self.synced);
+        synced.clone()?;
         let (files, named) = {
             let mut writer = lock(&self.writer);
             (std::mem::take(&mut writer.unsynced), std::mem::take(&mut writer.named))
         };
         let names = || if named { self.directory.sync_names("journal") } else { Ok(()) };
-        files.iter().try_for_each(|file| file.sync()).and_then(|()| names()).map_err(|error| {
+        *synced = files.iter().try_for_each(|file| file.sync()).and_then(|()| names()).map_err(|error| {
             let why = format!("a sync failed: {error}");
             tracing::error!(%error, "the store writes no more: a sync failed, so what is on the disk is unknown");
             lock(&self.writer).health = Health::Broken(why.clone());
             Error::Unavailable(why)
-        })
+        });
+        synced.clone()
     }
 
     /// Segments that were finished and wait for a sync. Each holds a file open.
@@ -220,14 +231,19 @@ impl Journal {
         lock(&self.writer).admits(false)
     }
 
-    /// After a failed write: looks whether the disk takes as much as the reserve again.
+    /// Whether writes are taken, and if so the first segment that one from now on can lie in.
+    pub fn admit(&self) -> Result<u32, Error> {
+        let writer = lock(&self.writer);
+        writer.admits(false).map(|()| writer.last().0)
+    }
+
+    /// After a failed write: looks whether the disk takes as much as the reserve again. Nothing is written meanwhile: an
+    /// ending may spend the reserve, and a torn write is for good.
     pub fn probe(&self) {
-        if !matches!(lock(&self.writer).health, Health::Full | Health::Failing(_)) {
-            return;
-        }
-        if reserve(&self.directory).is_ok() {
+        let mut writer = lock(&self.writer);
+        if matches!(writer.health, Health::Full | Health::Failing(_)) && reserve(&self.directory).is_ok() {
             tracing::info!("the disk takes writes again");
-            lock(&self.writer).health = Health::Fine;
+            writer.health = Health::Fine;
         }
     }
 
@@ -307,9 +323,11 @@ impl Writer {
     fn write(&mut self, frames: &[u8], ending: bool) -> Result<Place, Error> {
         self.admits(ending)?;
         let written = self.write_once(frames).or_else(|error| {
-            if !ending || !full(&error) {
+            if !ending || !full(&error) || matches!(self.health, Health::Broken(_)) {
                 return Err(error);
             }
+            tracing::error!(%error, "the disk is full: what was kept in reserve is given to an ending");
+            self.health = Health::Full;
             self.directory.file(RESERVE)?.truncate(0)?;
             self.write_once(frames)
         });
@@ -346,14 +364,19 @@ impl Writer {
         Ok(Place { segment, offset })
     }
 
+    /// The segment that is written to, and its bytes.
+    fn last(&self) -> (u32, u64) {
+        let (number, bytes) = self.segments.last_key_value().expect("there is always a segment to write to");
+        (*number, *bytes)
+    }
+
     /// Begins the next segment when this one has its size. If that cannot be done, it just grows.
     fn roll(&mut self) {
-        let last = self.segments.last_key_value().expect("there is always a segment to write to");
-        let (number, bytes) = (*last.0 + 1, *last.1);
+        let (last, bytes) = self.last();
         if bytes >= self.segment_bytes
-            && let Ok(file) = self.directory.create(&segment_name(number))
+            && let Ok(file) = self.directory.create(&segment_name(last + 1))
         {
-            self.segments.insert(number, 0);
+            self.segments.insert(last + 1, 0);
             self.file = Arc::new(file);
             self.named = true;
         }

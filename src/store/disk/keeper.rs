@@ -4,14 +4,15 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use super::archive::{self, Archive, Finished};
+use super::archive::{Archive, Finished};
 use super::entry::Entry;
-use super::journal::{Item, Place};
+use super::journal::Place;
 use super::logs::Logs;
 use super::{now_ms, record};
 use crate::log::LogId;
+use crate::store::ledger::owner_hash;
 use crate::store::{Error, lock};
 
 /// What is to be done, shared by those who ask and the thread that does it.
@@ -27,6 +28,14 @@ struct Todo {
     unlink: Vec<Arc<Archive>>,
     tidy: bool,
     stopping: bool,
+}
+
+impl Todo {
+    fn append(&mut self, mut more: Todo) {
+        self.erase.append(&mut more.erase);
+        self.remove.append(&mut more.remove);
+        self.unlink.append(&mut more.unlink);
+    }
 }
 
 impl Chores {
@@ -76,9 +85,9 @@ impl Leftovers {
         self.0.insert(log, (archive, places));
     }
 
-    fn forget_segment(&mut self, number: u32) {
+    fn forget_segments(&mut self, last: u32) {
         self.0.retain(|_, (_, places)| {
-            places.retain(|place| place.segment > number);
+            places.retain(|place| place.segment > last);
             !places.is_empty()
         });
     }
@@ -86,23 +95,30 @@ impl Leftovers {
 
 /// The thread's work, until it is told to stop.
 pub fn run(logs: &Arc<Logs>, mut leftovers: Leftovers) {
+    let mut failed = Todo::default();
     loop {
-        let todo = logs.chores.wait();
-        let stopping = todo.stopping;
-        let tidy = todo.tidy;
-        let erased = clear(logs, todo, &mut leftovers);
+        // Before what there is to do: what a removal in an older segment asks for is part of it.
+        let segments = logs.journal.segments();
+        let mut todo = logs.chores.wait();
+        let (tidy, stopping) = (todo.tidy, todo.stopping);
+        // Not at once: a disk that refused it will do so again.
+        if tidy || stopping {
+            todo.append(std::mem::take(&mut failed));
+        }
+        failed.append(clear(logs, todo, &mut leftovers));
         if stopping {
             return;
         }
         if tidy {
             logs.expire();
+            logs.ledger.sweep();
             logs.journal.probe();
             if let Err(error) = archive_finished(logs, &mut leftovers) {
                 tracing::warn!(%error, "finished logs cannot be archived; they stay in the journal for now");
             }
-            // A log whose frames are still there must not come back: its removal is told in a later segment.
-            if erased {
-                collect(logs, &mut leftovers);
+            // What is still there of a removed log must not come back: its removal is told in a later segment.
+            if failed.erase.is_empty() && failed.remove.is_empty() {
+                collect(logs, segments, &mut leftovers);
             }
             if logs.journal.finished_unsynced() > 0 {
                 let _told_by_health = logs.journal.sync();
@@ -111,8 +127,8 @@ pub fn run(logs: &Arc<Logs>, mut leftovers: Leftovers) {
     }
 }
 
-/// Takes away what was removed. What fails is tried again at the next look.
-fn clear(logs: &Logs, todo: Todo, leftovers: &mut Leftovers) -> bool {
+/// Takes away what was removed; returns what could not be.
+fn clear(logs: &Logs, todo: Todo, leftovers: &mut Leftovers) -> Todo {
     let mut failed = Todo::default();
     let mut erase = todo.erase;
     for log in todo.remove {
@@ -143,13 +159,7 @@ fn clear(logs: &Logs, todo: Todo, leftovers: &mut Leftovers) -> bool {
             failed.erase.push((log, places));
         }
     }
-    let all = failed.erase.is_empty();
-    // Without a bell: it is tried again, but not at once.
-    let mut next = lock(&logs.chores.0.0);
-    next.erase.append(&mut failed.erase);
-    next.remove.append(&mut failed.remove);
-    next.unlink.append(&mut failed.unlink);
-    all
+    failed
 }
 
 fn complain(error: &io::Error) {
@@ -161,24 +171,25 @@ fn archive_finished(logs: &Logs, leftovers: &mut Leftovers) -> io::Result<()> {
     if logs.finished.load(Relaxed) < logs.options.archive_bytes {
         return Ok(());
     }
-    let mut finished: Vec<Arc<Entry>> = {
-        let live = lock(&logs.live);
-        live.values().filter(|entry| entry.kept().sealed_ms.is_some()).cloned().collect()
+    // Settled: the place of its ending must be known, to be overwritten one day.
+    let settled = |entry: &&Arc<Entry>| {
+        let kept = entry.kept();
+        kept.sealed_ms.is_some() && !kept.busy
     };
+    let mut finished: Vec<Arc<Entry>> = lock(&logs.live).values().filter(settled).cloned().collect();
     finished.sort_unstable_by_key(|entry| entry.id);
     let made = finished.iter().filter_map(|entry| {
         let kept = entry.kept();
         (!kept.gone).then(|| Finished {
             log: entry.id,
-            owner: archive::owner_hash(&entry.meta.owner),
+            owner: owner_hash(&entry.meta.owner),
             weight: entry.weight(&kept),
             sealed_ms: kept.sealed_ms.unwrap_or(0),
             frame: entry.state(&kept),
         })
     });
-    let archive = logs.archives.add(made)?;
-    let newest = finished.iter().map(|entry| entry.read_at.load(Relaxed)).max();
-    archive.read_at.store(newest.unwrap_or(0), Relaxed);
+    let read_at = finished.iter().map(|entry| entry.read_at.load(Relaxed)).max();
+    let archive = logs.archives.add(made, read_at.unwrap_or(0))?;
     let mut told = Vec::new();
     for entry in finished {
         let mut kept = entry.kept();
@@ -192,7 +203,7 @@ fn archive_finished(logs: &Logs, leftovers: &mut Leftovers) -> io::Result<()> {
             }
             continue;
         }
-        kept.archive = Some(archive.number);
+        kept.archive = Some(archive.clone());
         leftovers.add(entry.id, archive.number, std::mem::take(&mut kept.places));
         logs.finished.fetch_sub(entry.weight(&kept), Relaxed);
         drop(kept);
@@ -202,24 +213,27 @@ fn archive_finished(logs: &Logs, leftovers: &mut Leftovers) -> io::Result<()> {
         lock(&logs.live).remove(&entry.id);
     }
     // Without it, the next start asks the archive.
-    let _not_needed = write(logs, told);
+    let _not_needed = logs.journal.write_now(&told);
     Ok(())
 }
 
 /// Deletes the oldest segments, what is still needed of them written anew: as far as nothing is, or as the journal is more
 /// than twice what it has to say. What is written anew goes into later segments, so that this comes to an end.
-fn collect(logs: &Logs, leftovers: &mut Leftovers) {
+/// `segments` were listed before: what is not among the logs yet is written to the last of them or later.
+fn collect(logs: &Logs, mut segments: Vec<(u32, u64)>, leftovers: &mut Leftovers) {
+    let mut left: u64 = segments.iter().map(|(_, bytes)| bytes).sum();
+    segments.pop();
+    if segments.is_empty() {
+        return;
+    }
     let mut live: Vec<(u32, Arc<Entry>)> = Vec::new();
     let claimed = claims(logs).len() as u64;
     let mut useful = claimed + logs.options.segment_bytes;
     for entry in lock(&logs.live).values() {
         let kept = entry.kept();
         useful += kept.bytes.min(entry.weight(&kept));
-        live.extend(kept.needs.map(|needs| (needs, entry.clone())));
+        live.push((kept.needs, entry.clone()));
     }
-    let mut segments = logs.journal.segments();
-    let mut left: u64 = segments.iter().map(|(_, bytes)| bytes).sum();
-    segments.pop();
     let first_needed = live.iter().map(|(needs, _)| *needs).min().unwrap_or(u32::MAX);
     let (mut freed, mut goes) = (0, Vec::new());
     for (number, bytes) in segments {
@@ -238,11 +252,17 @@ fn collect(logs: &Logs, leftovers: &mut Leftovers) {
     if !anew || restate_claims(logs).is_err() || logs.journal.sync().is_err() {
         return;
     }
+    let mut unlinked = 0;
     for number in goes {
         if let Err(error) = logs.journal.unlink(number) {
-            return tracing::warn!(%error, "a segment of the journal cannot be deleted");
+            tracing::warn!(%error, "a segment of the journal cannot be deleted");
+            break;
         }
-        leftovers.forget_segment(number);
+        unlinked = number;
+    }
+    leftovers.forget_segments(unlinked);
+    for entry in lock(&logs.live).values() {
+        entry.kept().places.retain(|place| place.segment > unlinked);
     }
 }
 
@@ -256,14 +276,13 @@ fn restate(logs: &Logs, entry: &Arc<Entry>) -> bool {
         kept.busy = true;
         entry.state(&kept)
     };
-    let length = frames.len() as u64;
-    let written = write(logs, frames);
-    if let Ok(place) = &written {
+    let written = logs.journal.write_now(&frames).ok();
+    if let Some(place) = written {
         let mut kept = entry.kept();
-        (kept.needs, kept.bytes) = (Some(place.segment), 0);
+        (kept.needs, kept.bytes) = (place.segment, 0);
     }
-    logs.settled(entry, length, written.clone().ok());
-    written.is_ok()
+    logs.settled(entry, frames.len() as u64, written);
+    written.is_some()
 }
 
 /// A frame for each claim.
@@ -277,20 +296,12 @@ fn claims(logs: &Logs) -> Vec<u8> {
 fn restate_claims(logs: &Logs) -> Result<(), Error> {
     let _still = lock(&logs.claiming);
     let frames = claims(logs);
-    if frames.is_empty() { Ok(()) } else { logs.journal.write_now(&frames) }
+    if frames.is_empty() { Ok(()) } else { logs.journal.write_now(&frames).map(drop) }
 }
 
 /// When a time to live is over, in milliseconds since the Unix epoch.
 pub fn until(now_ms: u64, left: std::time::Duration) -> u64 {
     now_ms.saturating_add(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
-}
-
-/// Writes and waits: this thread may.
-fn write(logs: &Logs, frames: Vec<u8>) -> Result<Place, Error> {
-    let (sender, written) = mpsc::channel();
-    let then = Box::new(move |place| drop(sender.send(place)));
-    logs.journal.submit(Item { frames, ending: false, then });
-    written.recv().unwrap_or_else(|_| Err(Error::Unavailable("the store was closed".into())))
 }
 
 impl Logs {
@@ -328,14 +339,8 @@ impl Logs {
                 found.push((entry.read_at.load(Relaxed), Part::Log(entry.clone())));
             }
         }
-        let mut read = HashMap::<u32, u64>::new();
-        for (_, entry) in &self.hot {
-            let last = read.entry(entry.kept().archive.unwrap_or(0)).or_default();
-            *last = entry.read_at.load(Relaxed).max(*last);
-        }
         for archive in self.archives.all() {
-            let cached = read.get(&archive.number).copied().unwrap_or(0);
-            found.push((archive.read_at.load(Relaxed).max(cached), Part::Archive(archive)));
+            found.push((archive.read_at.load(Relaxed), Part::Archive(archive)));
         }
         // Stable: archives of which nothing was read yet go the oldest first.
         found.sort_by_key(|(read_at, _)| *read_at);
@@ -355,15 +360,13 @@ impl Logs {
     fn drop_archive(&self, number: u32) {
         let Some(archive) = self.archives.take(number) else { return };
         if self.options.user_bytes > 0 {
-            let owners = self.archives.owners(&archive);
-            for (owner, account) in self.ledger.accounts() {
-                let owned = owners.get(&archive::owner_hash(&owner)).copied().unwrap_or(0);
-                account.fetch_sub(owned, Relaxed);
+            for (owner, owned) in self.archives.owners(&archive) {
+                self.ledger.give_back(owner, owned);
             }
         }
         self.ledger.total.fetch_sub(archive.weight.load(Relaxed), Relaxed);
         for (log, entry) in &self.hot {
-            if entry.kept().archive == Some(number) {
+            if entry.kept().archive.as_ref().is_some_and(|archive| archive.number == number) {
                 self.hot.invalidate(&*log);
             }
         }
@@ -371,7 +374,7 @@ impl Logs {
     }
 
     fn drop_owned(&self, archive: &Archive, owner: &str) {
-        let hash = archive::owner_hash(owner);
+        let hash = owner_hash(owner);
         if archive.owned(hash).unwrap_or(0) == 0 {
             return;
         }

@@ -21,7 +21,7 @@ use super::keeper::Chores;
 use super::{Options, now_ms, record};
 use crate::log::{Batch, LogId, Position};
 use crate::store::coordination::Coordination;
-use crate::store::ledger::Ledger;
+use crate::store::ledger::{Account, Ledger};
 use crate::store::{Error, Meta, lock};
 
 pub struct Logs {
@@ -66,10 +66,9 @@ impl Logs {
     }
 
     fn fetch(&self, log: LogId) -> Result<Option<Arc<Entry>>, Error> {
-        let Some((state, number)) = self.archives.read(log)? else { return Ok(None) };
+        let Some((state, archive)) = self.archives.read(log)? else { return Ok(None) };
         // Counted in its archive: this account is not charged.
-        let entry = Arc::new(Entry::archived(log, state, Arc::default(), number));
-        self.touch(&entry);
+        let entry = Arc::new(Entry::archived(log, state, Arc::default(), archive));
         self.hot.insert(log, entry.clone());
         // Removed or dropped in between.
         if self.archives.find(log)?.is_none() {
@@ -85,30 +84,35 @@ impl Logs {
             && sealed_ms.is_some_and(|at| now_ms().saturating_sub(at) as u128 >= retain.as_millis())
     }
 
-    pub fn touch(&self, entry: &Entry) {
-        entry.read_at.store(self.reads.fetch_add(1, Relaxed) + 1, Relaxed);
+    pub fn touch(&self, entry: &Entry, kept: &Kept) {
+        let read_at = kept.archive.as_ref().map_or(&entry.read_at, |archive| &archive.read_at);
+        read_at.store(self.reads.fetch_add(1, Relaxed) + 1, Relaxed);
+    }
+
+    /// The account of an owner, with what archives hold of it. Reads them, so not on the runtime.
+    pub fn account(&self, owner: &str) -> Account {
+        self.ledger.account(owner, || match self.options.user_bytes {
+            0 => 0,
+            _ => self.archives.owned(owner),
+        })
     }
 
     pub async fn create(self: &Arc<Self>, id: LogId, meta: Meta, plan: Bytes) -> Result<(), Error> {
-        self.journal.health()?;
+        let needs = self.journal.admit()?;
         if self.near(id).is_some() {
             return Err(Error::Exists);
         }
-        if self.archives.may_hold(id) {
-            let logs = self.clone();
-            if blocking(move || logs.archives.find(id)).await?.is_some() {
-                return Err(Error::Exists);
-            }
-        }
-        let account = self.ledger.account(&meta.owner, || match self.options.user_bytes {
-            0 => 0,
-            _ => self.archives.owned(&meta.owner),
-        });
+        let (logs, owner) = (self.clone(), meta.owner.clone());
+        let account = blocking(move || match logs.archives.find(id)? {
+            Some(_) => Err(Error::Exists),
+            None => Ok(logs.account(&owner)),
+        })
+        .await?;
         let frames = record::create(id, &meta, &plan);
-        let kept = Kept { plan, busy: true, ..Kept::default() };
+        let kept = Kept { plan, needs, busy: true, ..Kept::default() };
         let entry = Arc::new(Entry::new(id, meta, account, kept));
         let weight = entry.weight(&entry.kept());
-        self.make_room(&entry, weight)?;
+        self.make_room(&entry, weight).await?;
         {
             let mut live = lock(&self.live);
             if live.contains_key(&id) {
@@ -133,7 +137,7 @@ impl Logs {
         let seal = batch.seal;
         // A room's log is trimmed, it never asks for more; and an ending is always taken.
         if !seal && entry.meta.trim_bytes.is_none() {
-            self.make_room(&entry, batch.drafts.iter().map(|draft| draft.weight() as u64).sum())?;
+            self.make_room(&entry, batch.drafts.iter().map(|draft| draft.weight() as u64).sum()).await?;
         }
         self.busy(&entry, |kept| kept.log.admits(&batch)).await?;
         let sealed_ms = seal.then(now_ms);
@@ -204,7 +208,7 @@ impl Logs {
         let weight = entry.weight(&kept);
         self.ledger.replace(&entry.account, before, weight);
         if sealed_ms.is_some() {
-            self.touch(entry);
+            self.touch(entry, &kept);
             self.count_finished(weight);
             drop(kept);
             lock(&self.orphans).remove(&entry.id);
@@ -226,7 +230,6 @@ impl Logs {
             kept.busy = false;
             if let Some(place) = place {
                 kept.places.push(place);
-                kept.needs.get_or_insert(place.segment);
                 kept.bytes += length;
             }
             kept.gone
@@ -268,11 +271,7 @@ impl Logs {
     pub fn hide(&self, archive: &Archive, entry: &archive::Entry) {
         if self.archives.hide(archive, entry) {
             self.ledger.total.fetch_sub(entry.weight, Relaxed);
-            for (owner, account) in self.ledger.accounts() {
-                if archive::owner_hash(&owner) == entry.owner {
-                    account.fetch_sub(entry.weight, Relaxed);
-                }
-            }
+            self.ledger.give_back(entry.owner, entry.weight);
         }
         self.hot.invalidate(&entry.log);
         self.chores.remove(entry.log);
@@ -297,10 +296,13 @@ impl Logs {
         !busy
     }
 
-    /// Writes down that a log is gone, and has its frames overwritten.
+    /// Writes down that a log is gone, and has its frames overwritten, if it ever had any.
     fn bury(&self, entry: &Arc<Entry>, then: Box<dyn FnOnce(Result<(), Error>) + Send>) {
         let (id, chores) = (entry.id, self.chores.clone());
         let places = std::mem::take(&mut entry.kept().places);
+        if places.is_empty() {
+            return then(Ok(()));
+        }
         self.journal.submit(Item {
             frames: record::remove(id),
             ending: true,
@@ -313,7 +315,7 @@ impl Logs {
 
     /// Writes frames, beginning now; `settle` is called with their length once that is done, whether or not anybody waits
     /// for it.
-    fn write<T: Send + 'static>(
+    pub fn write<T: Send + 'static>(
         self: &Arc<Self>,
         frames: Vec<u8>,
         ending: bool,
@@ -328,24 +330,27 @@ impl Logs {
         async { told.await.unwrap_or_else(|_| Err(stopped())) }.boxed()
     }
 
-    /// Writes frames that belong to no log, beginning now.
-    pub fn note(self: &Arc<Self>, frames: Vec<u8>) -> BoxFuture<'static, Result<(), Error>> {
-        self.write(frames, false, |_, _, written| written.map(drop))
+    /// Makes room for `bytes` of this entry's owner by dropping finished logs, the owner's own or anyone's. That reads
+    /// archives.
+    async fn make_room(self: &Arc<Self>, entry: &Arc<Entry>, bytes: u64) -> Result<(), Error> {
+        let total = move |logs: &Logs| over(logs.options.total_bytes, &logs.ledger.total, bytes);
+        let own = move |logs: &Logs, entry: &Entry| over(logs.options.user_bytes, &entry.account, bytes);
+        if !total(self) && !own(self, entry) {
+            return Ok(());
+        }
+        let (logs, entry) = (self.clone(), entry.clone());
+        blocking(move || {
+            let (total, own) = (|| total(&logs), || own(&logs, &entry));
+            let room = (!total() || logs.drop_finished(None, &total))
+                && (!own() || logs.drop_finished(Some(&entry), &own));
+            if room { Ok(()) } else { Err(Error::Full) }
+        })
+        .await
     }
+}
 
-    /// Makes room for `bytes` of this entry's owner by dropping finished logs, the owner's own or anyone's.
-    fn make_room(&self, entry: &Entry, bytes: u64) -> Result<(), Error> {
-        let over = |limit: u64, held: &AtomicU64| limit > 0 && held.load(Relaxed) + bytes > limit;
-        let total = || over(self.options.total_bytes, &self.ledger.total);
-        if total() && !self.drop_finished(None, &total) {
-            return Err(Error::Full);
-        }
-        let own = || over(self.options.user_bytes, &entry.account);
-        if own() && !self.drop_finished(Some(entry), &own) {
-            return Err(Error::Full);
-        }
-        Ok(())
-    }
+fn over(limit: u64, held: &AtomicU64, bytes: u64) -> bool {
+    limit > 0 && held.load(Relaxed) + bytes > limit
 }
 
 /// Runs what reads from the disk beside the runtime.

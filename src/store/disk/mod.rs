@@ -46,7 +46,7 @@ use self::logs::Logs;
 use self::recovery::{Recovered, Told};
 use super::coordination::Coordination;
 use super::ledger::Ledger;
-use super::{Answer, Claim, Error, Meta, Orphan, Span, Store, lock, ready};
+use super::{Answer, Claim, Error, Meta, Orphan, Span, Store, WEIGHT_UNIT, lock, ready, units};
 use crate::log::{Bad, Batch, LogId, Page, Position};
 
 pub use self::journal::Sync;
@@ -92,14 +92,9 @@ impl Options {
     }
 }
 
-/// moka counts weight in 32 bits; in these units a log may still be large.
-const WEIGHT_UNIT: u64 = 64;
-
 pub struct Disk {
     logs: Arc<Logs>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Held until the threads have ended.
-    _directory: Arc<Directory>,
 }
 
 impl Disk {
@@ -110,7 +105,7 @@ impl Disk {
         let recovered = recovery::read(&directory, true).map_err(failed)?;
         let archives = Archives::open(&directory).map_err(failed)?;
         let journal =
-            Journal::open(directory.clone(), options.sync, options.segment_bytes, recovered.segments.clone())
+            Journal::open(directory, options.sync, options.segment_bytes, recovered.segments.clone())
                 .map_err(failed)?;
         let mut logs = Logs {
             journal,
@@ -134,7 +129,7 @@ impl Disk {
             named("store-keeper", move || keeper::run(&keeping, leftovers)).map_err(failed)?,
         ]);
         logs.chores.wake();
-        Ok(Disk { logs, threads, _directory: directory })
+        Ok(Disk { logs, threads })
     }
 
     fn stop(&self) {
@@ -173,12 +168,9 @@ fn named(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHan
 }
 
 fn hot(bytes: u64) -> Cache<LogId, Arc<Entry>> {
-    let weigh = |_: &LogId, entry: &Arc<Entry>| {
-        u32::try_from(entry.weight(&entry.kept()) / WEIGHT_UNIT).unwrap_or(u32::MAX)
-    };
     Cache::builder()
         .eviction_policy(EvictionPolicy::lru())
-        .weigher(weigh)
+        .weigher(|_, entry: &Arc<Entry>| units(entry.weight(&entry.kept())))
         .max_capacity(bytes / WEIGHT_UNIT)
         .build()
 }
@@ -241,20 +233,16 @@ fn restore(logs: &mut Logs, recovered: Recovered) -> io::Result<Leftovers> {
 fn revive(logs: &mut Logs, id: LogId, told: Told) {
     let Told { created, log, damaged, places, needs, bytes, .. } = told;
     let meta = created.meta;
-    let account = logs.ledger.account(&meta.owner, || match logs.options.user_bytes {
-        0 => 0,
-        _ => logs.archives.owned(&meta.owner),
-    });
+    let account = logs.account(&meta.owner);
     // A damaged log is kept as long as a finished one, to say that it is damaged.
     let sealed_ms = told.sealed_ms.or_else(|| damaged.then(now_ms));
     let orphan = sealed_ms.is_none() && meta.trim_bytes.is_none();
-    let needs = Some(needs);
     let kept = Kept { log, plan: created.plan, sealed_ms, damaged, places, needs, bytes, ..Kept::default() };
     let entry = Arc::new(Entry::new(id, meta, account, kept));
     let weight = entry.weight(&entry.kept());
     logs.ledger.replace(&entry.account, 0, weight);
     if sealed_ms.is_some() {
-        logs.touch(&entry);
+        logs.touch(&entry, &entry.kept());
         logs.count_finished(weight);
     }
     if orphan {
@@ -274,7 +262,7 @@ impl Store for Disk {
 
     fn read(&self, log: LogId, after: Position, limit: usize) -> Answer<'_, Page> {
         self.with(log, move |entry, kept| {
-            self.logs.touch(entry);
+            self.logs.touch(entry, kept);
             kept.log.read(after, limit)
         })
     }
@@ -310,20 +298,19 @@ impl Store for Disk {
 
     fn claim(&self, key: &str, value: &str, ttl: Duration) -> Answer<'_, Claim> {
         let _in_order = lock(&self.logs.claiming);
+        let renews = self.logs.coordination.claimed(key).as_deref() == Some(value);
         let claim = self.logs.coordination.claim(key, value, ttl);
         if let Claim::Held(_) = claim {
             return ready(Ok(claim));
         }
-        let noted = self.logs.note(record::claim(key, value, until(now_ms(), ttl)));
+        let frame = record::claim(key, value, until(now_ms(), ttl));
         let (key, value) = (key.to_owned(), value.to_owned());
-        async move {
-            let noted = noted.await;
-            if noted.is_err() {
-                self.logs.coordination.release(&key, &value);
+        self.logs.write(frame, false, move |logs, _, written| {
+            if written.is_err() && !renews {
+                logs.coordination.release(&key, &value);
             }
-            noted.map(|()| Claim::Won)
-        }
-        .boxed()
+            written.map(|_| claim)
+        })
     }
 
     fn claimed(&self, key: &str) -> Answer<'_, Option<String>> {
@@ -333,7 +320,7 @@ impl Store for Disk {
     fn release(&self, key: &str, value: &str) -> Answer<'_, ()> {
         let _in_order = lock(&self.logs.claiming);
         if self.logs.coordination.release(key, value) {
-            self.logs.note(record::release(key))
+            self.logs.write(record::release(key), false, |_, _, written| written.map(drop))
         } else {
             ready(Ok(()))
         }
@@ -398,7 +385,6 @@ impl Store for Disk {
     fn sweep(&self) {
         self.logs.hot.run_pending_tasks();
         self.logs.coordination.sweep();
-        self.logs.ledger.sweep();
         self.logs.chores.wake();
     }
 }

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use super::archive::{self, Archive, Finished};
 use super::files::{Directory, OpenError};
-use super::journal::{Item, Journal, Sync};
+use super::journal::{Journal, Sync};
 use super::record::{self, Created, State};
 use super::recovery::{self, Recovered};
 use crate::log::LogId;
 use crate::store::Meta;
+use crate::store::ledger::owner_hash;
 
 /// Written anew, archives hold so much, as the logs weigh in memory.
 const ARCHIVE_BYTES: u64 = 64 << 20;
@@ -134,7 +135,7 @@ impl Offline {
             anew.add(log, &state)
         })?;
         for claimed in self.recovered.claims.values() {
-            anew.write(record::claim(&claimed.key, &claimed.value, claimed.until_ms))?;
+            anew.write(&record::claim(&claimed.key, &claimed.value, claimed.until_ms))?;
         }
         anew.end()?;
         for number in self.recovered.segments.keys() {
@@ -186,9 +187,9 @@ impl Anew {
 
     fn add(&mut self, log: LogId, state: &State) -> io::Result<()> {
         let frame = state.frame(log);
-        let Some(sealed_ms) = state.sealed_ms else { return self.write(frame) };
-        let owner = archive::owner_hash(&state.created.meta.owner);
-        let weight = archive::restored(state.clone()).1;
+        let Some(sealed_ms) = state.sealed_ms else { return self.write(&frame) };
+        let owner = owner_hash(&state.created.meta.owner);
+        let weight = archive::weight(state.clone());
         self.finished.insert(log, Finished { log, owner, weight, sealed_ms, frame });
         self.weight += weight;
         if self.weight >= ARCHIVE_BYTES { self.archive() } else { Ok(()) }
@@ -204,12 +205,8 @@ impl Anew {
         Ok(())
     }
 
-    fn write(&self, frames: Vec<u8>) -> io::Result<()> {
-        let (sender, written) = std::sync::mpsc::channel();
-        let then = Box::new(move |place| drop(sender.send(place)));
-        self.journal.submit(Item { frames, ending: false, then });
-        let written = written.recv().map_err(io::Error::other)?;
-        written.map(drop).map_err(|error| io::Error::other(error.to_string()))
+    fn write(&self, frames: &[u8]) -> io::Result<()> {
+        self.journal.write_now(frames).map(drop).map_err(|error| io::Error::other(error.to_string()))
     }
 
     fn end(mut self) -> io::Result<()> {

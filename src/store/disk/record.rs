@@ -107,6 +107,11 @@ impl State {
         }
     }
 
+    pub fn restored(self) -> (Created, Log) {
+        let log = Log::restored(self.trimmed, self.epochs, self.drafts, self.sealed_ms.is_some());
+        (self.created, log)
+    }
+
     /// Its frame.
     pub fn frame(&self, log: LogId) -> Vec<u8> {
         let mut body = frame::begin();

@@ -165,9 +165,9 @@ impl Told {
     }
 
     fn stated(state: State, place: Place) -> Told {
-        let log = Log::restored(state.trimmed, state.epochs, state.drafts, state.sealed_ms.is_some());
-        let told = Told::new(state.created, place);
-        Told { log, sealed_ms: state.sealed_ms, damaged: state.damaged, ..told }
+        let (sealed_ms, damaged) = (state.sealed_ms, state.damaged);
+        let (created, log) = state.restored();
+        Told { log, sealed_ms, damaged, ..Told::new(created, place) }
     }
 
     /// As one frame would tell it.

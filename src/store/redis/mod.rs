@@ -39,7 +39,7 @@ use self::link::Link;
 use self::push::{Listener, Push};
 use self::scripts::Scripts;
 use super::ledger::Ledger;
-use super::{Answer, Claim, Error, Meta, Orphan, Span, Store, lock};
+use super::{Answer, Claim, Error, Meta, Orphan, Span, Store, WEIGHT_UNIT, lock, units};
 use crate::log::{Bad, Batch, LogId, Page, Position};
 
 #[derive(Debug, Clone)]
@@ -67,8 +67,6 @@ const RUNNING_TTL: Duration = Duration::from_secs(7 * 86_400);
 const SHORTEST_LEASE: Duration = Duration::from_secs(1);
 /// How long a log that was forgotten on purpose is known to have been.
 const TOMBSTONE_TTL: Duration = Duration::from_secs(3600);
-/// moka counts weight in 32 bits; in these units a log may still be large.
-const WEIGHT_UNIT: u64 = 64;
 
 pub struct Redis {
     node: Arc<Node>,
@@ -153,7 +151,7 @@ impl Redis {
 fn closed_logs(options: &Options) -> Cache<LogId, Arc<Copy>> {
     let cache = Cache::builder()
         .eviction_policy(EvictionPolicy::lru())
-        .weigher(|_, copy: &Arc<Copy>| u32::try_from(copy.weight() / WEIGHT_UNIT).unwrap_or(u32::MAX))
+        .weigher(|_, copy: &Arc<Copy>| units(copy.weight()))
         .eviction_listener(|_, copy: Arc<Copy>, _| copy.uncount())
         .time_to_live(if options.replay_window.is_zero() { RUNNING_TTL } else { options.replay_window });
     match options.total_bytes {
