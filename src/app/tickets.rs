@@ -12,7 +12,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use super::App;
 use super::entry::{Barred, now_s};
 use crate::auth::ticket::{Issuer, SECRET_BYTES, Seal, Ticket};
-use crate::auth::{Principal, Refused, Role, Scope};
+use crate::auth::{Digest, Principal, Refused, Role, Scope, digest_of};
 use crate::log::{EventId, LogId};
 use crate::relay::since_start;
 use crate::store::{self, Claim};
@@ -54,11 +54,19 @@ pub enum TicketError {
     Store(#[from] store::Error),
 }
 
+/// What comes with a ticket.
+pub enum Shown<'a> {
+    Nothing,
+    Position(&'a str),
+    /// Positions come in a socket's first message.
+    Later,
+}
+
 /// Whom a ticket let in.
 pub struct Entrant {
     pub principal: Principal,
-    /// Its first use is over: it is there to go on from a position, and has not shown one yet.
-    pub owes_position: bool,
+    /// Its first use is over and its position comes later. Without one, this is a wrong credential.
+    pub owes_position: Option<Digest>,
 }
 
 impl App {
@@ -100,17 +108,17 @@ impl App {
         Ok((ticket.sealed(&self.seal().await?), ticket.expires_s))
     }
 
-    /// Whoever this ticket stands for. `after`: the position that the request carries.
+    /// Whoever this ticket stands for.
     pub async fn admit_ticket(
         &self,
         sent: &str,
         address: &str,
-        after: Option<&str>,
+        shown: Shown<'_>,
     ) -> Result<Entrant, Barred> {
-        self.weigh(sent, address, self.open_ticket(sent, after)).await
+        self.weigh(sent, address, self.open_ticket(sent, shown)).await
     }
 
-    async fn open_ticket(&self, sent: &str, after: Option<&str>) -> Result<Entrant, Barred> {
+    async fn open_ticket(&self, sent: &str, shown: Shown<'_>) -> Result<Entrant, Barred> {
         let ticket = Ticket::open(sent, &self.seal().await?).ok_or(Refused::Wrong)?;
         let now = now_s();
         if !self.settings.load().access.stands_by(&ticket.by, &ticket.tenant, now) {
@@ -132,16 +140,18 @@ impl App {
             Some(store.claimed(&key).await?.ok_or(Refused::Expired)?)
         };
         let Some(first) = used else {
-            return Ok(Entrant { principal: ticket.principal(), owes_position: false });
+            return Ok(Entrant { principal: ticket.principal(), owes_position: None });
         };
+        let fits = |id: EventId| id.log == ticket.log || streams.contains(&id.log);
         // A session's own id goes on with its streams' positions.
-        let held = after.map(|position| position.split('~').next().unwrap_or_default().parse::<EventId>());
-        let fits = |id: &EventId| id.log == ticket.log || streams.contains(&id.log);
-        if held.as_ref().is_some_and(|held| !held.as_ref().is_ok_and(fits)) {
-            return Err(Refused::Expired.into());
-        }
+        let log_of = |position: &str| position.split('~').next().unwrap_or_default().parse();
+        let owes_position = match shown {
+            Shown::Later => Some(digest_of(sent)),
+            Shown::Position(position) if log_of(position).is_ok_and(fits) => None,
+            Shown::Position(_) | Shown::Nothing => return Err(Refused::Expired.into()),
+        };
         store.claim(&key, &first, USED_KEPT).await?;
-        Ok(Entrant { principal: ticket.principal(), owes_position: held.is_none() })
+        Ok(Entrant { principal: ticket.principal(), owes_position })
     }
 
     /// The streams of the session that a ticket is for, which must still be the one that it was issued for.

@@ -71,7 +71,7 @@ pub async fn upgrade(
         let member = session.roster().join(&principal.user, role, fresh);
         app.metrics.members.inc();
         let standing = Standing::new(principal, role, from);
-        let owes_position = owes.is_some();
+        let owes_position = owes.map(|Extension(owes)| owes);
         Box::pin(Viewer { app, standing, owes_position, session, member }.serve(socket)).await;
         drop((held, token));
     }))
@@ -126,7 +126,7 @@ struct Viewer {
     app: Arc<App>,
     standing: Standing,
     /// Its ticket was used before: it must hold a position of this session.
-    owes_position: bool,
+    owes_position: Option<OwesPosition>,
     session: Arc<Session>,
     /// Its id in the roster.
     member: String,
@@ -306,7 +306,10 @@ impl Viewer {
         let mut arrival =
             Arrival::new(&self.app.relay, self.session.log, &after, &moment).await.map_err(failed)?;
         resets.append(&mut arrival.resets);
-        if self.owes_position && resets.len() >= held {
+        if let Some(OwesPosition(ticket)) = &self.owes_position
+            && resets.len() >= held
+        {
+            self.app.strike(ticket, self.standing.address());
             return Err(Goodbye::Close(CREDENTIAL, "this ticket was used"));
         }
         if returning {

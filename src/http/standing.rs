@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::entry::Household;
 use crate::app::App;
 use crate::app::entry::{Barred, now_s};
+use crate::app::tickets::Shown;
 use crate::auth::{Principal, Role};
 use crate::hub::Session;
 use crate::room::message::Fresh;
@@ -25,6 +26,11 @@ impl Standing {
 
     pub fn principal(&self) -> Arc<Principal> {
         self.held().0.clone()
+    }
+
+    /// Where it came from.
+    pub fn address(&self) -> &str {
+        &self.from.0
     }
 
     pub fn role(&self) -> Role {
@@ -51,7 +57,7 @@ impl Standing {
         let admitted = match fresh {
             Fresh::Token(token) => app.admit(Some(token), &self.from.0).await,
             Fresh::Ticket(ticket) => {
-                app.admit_ticket(ticket, &self.from.0, None).await.map(|entrant| entrant.principal)
+                app.admit_ticket(ticket, &self.from.0, Shown::Nothing).await.map(|entrant| entrant.principal)
             }
         };
         let principal = admitted.map_err(|barred| {
