@@ -109,12 +109,7 @@ impl App {
     }
 
     /// Whoever this ticket stands for.
-    pub async fn admit_ticket(
-        &self,
-        sent: &str,
-        address: &str,
-        shown: Shown<'_>,
-    ) -> Result<Entrant, Barred> {
+    pub async fn admit_ticket(&self, sent: &str, address: &str, shown: Shown<'_>) -> Result<Entrant, Barred> {
         self.weigh(sent, address, self.open_ticket(sent, shown)).await
     }
 

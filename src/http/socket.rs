@@ -21,9 +21,9 @@ use super::entry::{Household, OwesPosition};
 use super::envelope::jitter_ms;
 use super::error::ApiError;
 use super::expiry::{Term, Turn};
-use super::extract::Caller;
-use super::sessions;
+use super::extract::{Caller, stream_id};
 use super::standing::Standing;
+use super::{sessions, streams};
 use crate::app::App;
 use crate::auth::Role;
 use crate::hub::Session;
@@ -33,6 +33,7 @@ use crate::log::{Bad, EventId};
 use crate::relay::now_ms;
 use crate::relay::watch::Watch;
 use crate::room::message::{self, Inbound, Presence, SUBPROTOCOL};
+use crate::store;
 
 /// Close codes: 40xx stop, 41xx back off, 42xx come back at once with positions.
 const CREDENTIAL: u16 = 4001;
@@ -292,7 +293,7 @@ impl Viewer {
         socket: &mut WebSocket,
         mut after: BTreeMap<String, String>,
     ) -> Result<Place, Goodbye> {
-        let failed = |_| Goodbye::Close(NO_SESSION, "no such session");
+        let failed = |error: store::Error| Goodbye::Close(code(&error.into()), "the session cannot be read");
         let mirror = self.app.hub.mirror(&self.session).await.map_err(failed)?;
         let watch = mirror.watchers.join();
         let moment = mirror.snapshot();
@@ -367,11 +368,10 @@ impl Viewer {
                 Inbound::Hello { .. } => {
                     message::error(id.as_deref(), "bad_request", "you have said hello", now_ms())
                 }
-                Inbound::Cancel { stream } => self.cancel(id.as_deref(), &stream).await,
-                Inbound::Auth(fresh) => match self.standing.renew(&self.app, &self.session, &fresh).await {
-                    Ok(()) => message::ack(id.as_deref(), now_ms()),
-                    Err((code, text)) => message::error(id.as_deref(), code, &text, now_ms()),
-                },
+                Inbound::Cancel { stream } => answer(id.as_deref(), self.cancel(&stream).await),
+                Inbound::Auth(fresh) => {
+                    answer(id.as_deref(), self.standing.renew(&self.app, &self.session, &fresh).await)
+                }
                 Inbound::Unknown { name } => {
                     let text = format!("there is no message type \"{name}\"");
                     message::error(id.as_deref(), "bad_request", &text, now_ms())
@@ -381,25 +381,26 @@ impl Viewer {
         self.send(socket, Message::text(answer)).await
     }
 
-    async fn cancel(&self, id: Option<&str>, stream: &str) -> String {
-        let refused = |code: &str, text: &str| message::error(id, code, text, now_ms());
-        if let Err((code, text)) = self.standing.may(&self.app, Role::Member) {
-            return refused(code, &text);
-        }
+    async fn cancel(&self, stream: &str) -> Result<(), ApiError> {
+        self.standing.may(&self.app, Role::Member)?;
         let principal = self.standing.principal();
-        let Ok(log) = stream.parse() else { return refused("not_found", "there is no such stream") };
-        let Ok(facts) = self.app.readable(&principal, log).await else {
-            return refused("not_found", "there is no such stream");
-        };
+        let log = stream_id(stream)?;
+        let facts = self.app.readable(&principal, log).await?;
         if facts.session.as_deref() != Some(&self.session.name) {
-            return refused("not_found", "there is no such stream in this session");
+            return Err(ApiError::not_found("there is no such stream in this session"));
         }
-        if self.app.may_end(&principal, &facts).await != Ok(true) {
-            return refused("not_allowed", "your role does not allow it to cancel this stream");
+        streams::allow(&self.app, &principal, &facts).await?;
+        Ok(self.app.relay.stop(log, &principal.user).await?)
+    }
+}
+
+/// To a client that asked for something to be done.
+fn answer(id: Option<&str>, done: Result<(), ApiError>) -> String {
+    match done {
+        Ok(()) => message::ack(id, now_ms()),
+        Err(error) => {
+            let retryable = matches!(error.status.as_u16(), 429 | 503);
+            message::refused(id, &error.code, &error.message, retryable, now_ms())
         }
-        if let Err(error) = self.app.relay.stop(log, &principal.user).await {
-            return refused("store_unavailable", &error.to_string());
-        }
-        message::ack(id, now_ms())
     }
 }

@@ -318,6 +318,30 @@ async fn a_ticket_of_one_node_is_good_on_another_and_used_up_for_all() {
 }
 
 #[tokio::test]
+async fn a_socket_is_told_that_the_store_is_away_and_nothing_of_the_store() {
+    let shared = Shared::new();
+    let server = Server::node(shared.node(0), KEYS).await;
+    let fresh = ticket(&server, "ann", &json!({"session": "room"})).await;
+    let mut socket = Socket::open(&server, "room", &[("authorization", "Bearer ann")]).await.unwrap();
+    socket.hello(&[]).await;
+    socket.expect("welcome").await;
+    shared.cut_off(0);
+    for message in [
+        json!({"type": "auth", "id": "a", "data": {"ticket": fresh}}),
+        json!({"type": "cancel", "id": "c", "data": {"stream": "01jxk3v9c2m4n5p6q7r8s9t0va"}}),
+    ] {
+        socket.say(&message).await;
+        let refused = socket.until("error").await.pop().unwrap();
+        let data = json!({"code": "store_unavailable", "message": "the server cannot reach its store",
+                          "retryable": true});
+        assert_eq!((&refused["id"], &refused["data"]), (&message["id"], &data));
+    }
+    shared.let_back(0);
+    socket.leave().await;
+    server.finish().await;
+}
+
+#[tokio::test]
 async fn a_ticket_outlives_the_process_that_issued_it() {
     let folder = tempfile::tempdir().unwrap();
     let config = format!("{KEYS}[store]\npath = {:?}\n", folder.path().join("data"));
