@@ -3,8 +3,7 @@
 //! All nodes seal with one secret, which the store keeps: the first node makes it. Beside it the store keeps only which
 //! tickets were used.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ring::rand::{SecureRandom, SystemRandom};
@@ -13,7 +12,8 @@ use super::App;
 use super::entry::{Barred, now_s};
 use crate::auth::ticket::{Issuer, SECRET_BYTES, Seal, Ticket};
 use crate::auth::{Digest, Principal, Refused, Role, Scope, digest_of};
-use crate::log::{EventId, LogId};
+use crate::hub::Session;
+use crate::log::EventId;
 use crate::relay::since_start;
 use crate::store::{self, Claim};
 
@@ -119,17 +119,14 @@ impl App {
         if !self.settings.load().access.stands_by(&ticket.by, &ticket.tenant, now) {
             return Err(Refused::Expired.into());
         }
-        let streams = self.streams_of(&ticket).await?;
+        let session = self.session_of(&ticket).await?;
         let (store, key) = (&self.relay.store, format!("ticket/{}", ticket.id));
         let used = if now < ticket.expires_s {
-            let fresh = ulid::Ulid::generate().to_string();
-            match store.claim(&key, &fresh, USED_KEPT).await? {
-                Claim::Won => None,
-                Claim::Held(first) if !ticket.single_use => {
-                    store.claim(&key, &first, USED_KEPT).await?;
-                    None
-                }
-                Claim::Held(first) => Some(first),
+            // Each use has a name where only one may come; else all have the ticket's, and renew what is kept.
+            let by = if ticket.single_use { ulid::Ulid::generate().to_string() } else { ticket.id.clone() };
+            match store.claim(&key, &by, USED_KEPT).await? {
+                Claim::Held(first) if ticket.single_use => Some(first),
+                Claim::Won | Claim::Held(_) => None,
             }
         } else {
             Some(store.claimed(&key).await?.ok_or(Refused::Expired)?)
@@ -137,7 +134,8 @@ impl App {
         let Some(first) = used else {
             return Ok(Entrant { principal: ticket.principal(), owes_position: None });
         };
-        let fits = |id: EventId| id.log == ticket.log || streams.contains(&id.log);
+        let of_session = |log| session.as_ref().is_some_and(|session| session.holds(log));
+        let fits = |id: EventId| id.log == ticket.log || of_session(id.log);
         // A session's own id goes on with its streams' positions.
         let log_of = |position: &str| position.split('~').next().unwrap_or_default().parse();
         let owes_position = match shown {
@@ -149,13 +147,12 @@ impl App {
         Ok(Entrant { principal: ticket.principal(), owes_position })
     }
 
-    /// The streams of the session that a ticket is for, which must still be the one that it was issued for.
-    async fn streams_of(&self, ticket: &Ticket) -> Result<Vec<LogId>, Barred> {
-        let Scope::Session(name) = &ticket.scope else { return Ok(Vec::new()) };
+    /// The session that a ticket is for, which must still be the one that it was issued for.
+    async fn session_of(&self, ticket: &Ticket) -> Result<Option<Arc<Session>>, Barred> {
+        let Scope::Session(name) = &ticket.scope else { return Ok(None) };
         match self.hub.get(&ticket.tenant, name).await? {
             Some(session) if session.log != ticket.log => Err(Refused::Expired.into()),
-            Some(session) => Ok(session.streams().into_iter().map(|(_, entry)| entry.stream).collect()),
-            None => Ok(Vec::new()),
+            session => Ok(session),
         }
     }
 
