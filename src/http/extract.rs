@@ -42,8 +42,8 @@ pub fn after(headers: &HeaderMap, query: &str) -> Option<String> {
 
 /// The first value of a query parameter, decoded.
 pub fn parameter(query: &str, name: &str) -> Option<String> {
-    let pairs: Vec<(String, String)> = serde_urlencoded::from_str(query).ok()?;
-    pairs.into_iter().find(|(key, _)| key == name).map(|(_, value)| value)
+    let mut pairs = form_urlencoded::parse(query.as_bytes());
+    pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
 }
 
 /// `?ids=off` leaves event ids out.
