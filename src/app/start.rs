@@ -5,6 +5,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
+
 use super::{App, Phase};
 use crate::auth::{Principal, Role, digest_of};
 use crate::chat::{Invalid, Request};
@@ -65,7 +67,7 @@ impl Wish {
     /// Two wishes with the same print ask for the same.
     fn print(&self) -> String {
         let rest = serde_json::json!([self.session, format!("{:?}", self.on_disconnect), self.metadata]);
-        digest_of(&format!("{}{rest}", self.request.fingerprint())).map(|byte| format!("{byte:02x}")).concat()
+        HEXLOWER.encode(&digest_of(&format!("{}{rest}", self.request.fingerprint())))
     }
 }
 

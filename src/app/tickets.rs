@@ -6,6 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::App;
@@ -163,14 +164,16 @@ impl App {
             _ => fresh_secret()?,
         };
         let store = &self.relay.store;
-        let held = match store.claim(SECRET, &hex(&secret), SECRET_KEPT).await? {
-            Claim::Won => hex(&secret),
+        let fresh = HEXLOWER.encode(&secret);
+        let held = match store.claim(SECRET, &fresh, SECRET_KEPT).await? {
+            Claim::Won => fresh,
             Claim::Held(held) => {
                 store.claim(SECRET, &held, SECRET_KEPT).await?;
                 held
             }
         };
-        let secret = bytes(&held).ok_or_else(|| store::Error::Unavailable("a secret is damaged".into()))?;
+        let secret = HEXLOWER.decode(held.as_bytes()).ok().and_then(|secret| secret.try_into().ok());
+        let secret = secret.ok_or_else(|| store::Error::Unavailable("a secret is damaged".into()))?;
         let seal = Seal::new(&secret);
         *lock(&self.seals) = Some((seal.clone(), since_start()));
         Ok(seal)
@@ -186,16 +189,4 @@ fn fresh_secret() -> Result<[u8; SECRET_BYTES], store::Error> {
     let filled = SystemRandom::new().fill(&mut secret);
     filled.map_err(|_| store::Error::Unavailable("this machine has no randomness".into()))?;
     Ok(secret)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn bytes(hex: &str) -> Option<[u8; SECRET_BYTES]> {
-    let digits = hex
-        .as_bytes()
-        .chunks_exact(2)
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
-    digits.collect::<Option<Vec<u8>>>()?.try_into().ok()
 }

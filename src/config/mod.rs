@@ -394,10 +394,13 @@ fn with_scheme(text: &str) -> String {
 }
 
 fn base_url(text: &str) -> Result<String> {
-    let text = text.trim_end_matches('/');
+    Ok(http_url(text.trim_end_matches('/'))?.to_owned())
+}
+
+fn http_url(text: &str) -> Result<&str> {
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     match rest {
-        Some(rest) if !rest.is_empty() && !rest.starts_with('/') => Ok(text.to_owned()),
+        Some(rest) if !rest.is_empty() && !rest.starts_with('/') => Ok(text),
         _ => bail!("expected an http:// or https:// URL"),
     }
 }
