@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::App;
-use crate::auth::{Principal, Refused, digest_of};
+use crate::auth::{Digest, Principal, Refused, digest_of};
 use crate::relay::{now_ms, since_start};
 use crate::store;
 
@@ -69,9 +69,14 @@ impl App {
         let checked = check.await;
         match &checked {
             Ok(_) => self.strikes.good(&digest),
-            Err(Barred::Refused(_)) => self.strikes.bad(address, &digest, since_start()),
+            Err(Barred::Refused(_)) => self.strike(&digest, address),
             Err(_) => {}
         }
         checked
+    }
+
+    /// This credential was wrong.
+    pub fn strike(&self, credential: &Digest, address: &str) {
+        self.strikes.bad(address, credential, since_start());
     }
 }

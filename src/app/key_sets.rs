@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
@@ -23,8 +23,8 @@ pub struct KeySets {
 }
 
 impl KeySets {
-    pub fn current(&self) -> Arc<Fetched> {
-        self.current.load_full()
+    pub fn current(&self) -> Guard<Arc<Fetched>> {
+        self.current.load()
     }
 
     /// Asks for the keys to be fetched once more, and waits until that was done, or was not to be done.

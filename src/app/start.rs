@@ -6,6 +6,8 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
+
 use super::machines::Machines;
 use super::{App, Phase};
 use crate::auth::{Principal, Role, digest_of};
@@ -67,7 +69,7 @@ impl Wish {
     /// Two wishes with the same print ask for the same.
     fn print(&self) -> String {
         let rest = serde_json::json!([self.session, format!("{:?}", self.on_disconnect), self.metadata]);
-        digest_of(&format!("{}{rest}", self.request.fingerprint())).map(|byte| format!("{byte:02x}")).concat()
+        HEXLOWER.encode(&digest_of(&format!("{}{rest}", self.request.fingerprint())))
     }
 }
 

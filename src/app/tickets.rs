@@ -3,17 +3,18 @@
 //! All nodes seal with one secret, which the store keeps: the first node makes it. Beside it the store keeps only which
 //! tickets were used.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::App;
 use super::entry::{Barred, now_s};
 use crate::auth::ticket::{Issuer, SECRET_BYTES, Seal, Ticket};
-use crate::auth::{Principal, Refused, Role, Scope};
-use crate::log::{EventId, LogId};
+use crate::auth::{Digest, Principal, Refused, Role, Scope, digest_of};
+use crate::hub::Session;
+use crate::log::EventId;
 use crate::relay::since_start;
 use crate::store::{self, Claim};
 
@@ -54,11 +55,19 @@ pub enum TicketError {
     Store(#[from] store::Error),
 }
 
+/// What comes with a ticket.
+pub enum Shown<'a> {
+    Nothing,
+    Position(&'a str),
+    /// Positions come in a socket's first message.
+    Later,
+}
+
 /// Whom a ticket let in.
 pub struct Entrant {
     pub principal: Principal,
-    /// Its first use is over: it is there to go on from a position, and has not shown one yet.
-    pub owes_position: bool,
+    /// Its first use is over and its position comes later. Without one, this is a wrong credential.
+    pub owes_position: Option<Digest>,
 }
 
 impl App {
@@ -100,57 +109,51 @@ impl App {
         Ok((ticket.sealed(&self.seal().await?), ticket.expires_s))
     }
 
-    /// Whoever this ticket stands for. `after`: the position that the request carries.
-    pub async fn admit_ticket(
-        &self,
-        sent: &str,
-        address: &str,
-        after: Option<&str>,
-    ) -> Result<Entrant, Barred> {
-        self.weigh(sent, address, self.open_ticket(sent, after)).await
+    /// Whoever this ticket stands for.
+    pub async fn admit_ticket(&self, sent: &str, address: &str, shown: Shown<'_>) -> Result<Entrant, Barred> {
+        self.weigh(sent, address, self.open_ticket(sent, shown)).await
     }
 
-    async fn open_ticket(&self, sent: &str, after: Option<&str>) -> Result<Entrant, Barred> {
+    async fn open_ticket(&self, sent: &str, shown: Shown<'_>) -> Result<Entrant, Barred> {
         let ticket = Ticket::open(sent, &self.seal().await?).ok_or(Refused::Wrong)?;
         let now = now_s();
         if !self.settings.load().access.stands_by(&ticket.by, &ticket.tenant, now) {
             return Err(Refused::Expired.into());
         }
-        let streams = self.streams_of(&ticket).await?;
+        let session = self.session_of(&ticket).await?;
         let (store, key) = (&self.relay.store, format!("ticket/{}", ticket.id));
         let used = if now < ticket.expires_s {
-            let fresh = ulid::Ulid::generate().to_string();
-            match store.claim(&key, &fresh, USED_KEPT).await? {
-                Claim::Won => None,
-                Claim::Held(first) if !ticket.single_use => {
-                    store.claim(&key, &first, USED_KEPT).await?;
-                    None
-                }
-                Claim::Held(first) => Some(first),
+            // Each use has a name where only one may come; else all have the ticket's, and renew what is kept.
+            let by = if ticket.single_use { ulid::Ulid::generate().to_string() } else { ticket.id.clone() };
+            match store.claim(&key, &by, USED_KEPT).await? {
+                Claim::Held(first) if ticket.single_use => Some(first),
+                Claim::Won | Claim::Held(_) => None,
             }
         } else {
             Some(store.claimed(&key).await?.ok_or(Refused::Expired)?)
         };
         let Some(first) = used else {
-            return Ok(Entrant { principal: ticket.principal(), owes_position: false });
+            return Ok(Entrant { principal: ticket.principal(), owes_position: None });
         };
+        let of_session = |log| session.as_ref().is_some_and(|session| session.holds(log));
+        let fits = |id: EventId| id.log == ticket.log || of_session(id.log);
         // A session's own id goes on with its streams' positions.
-        let held = after.map(|position| position.split('~').next().unwrap_or_default().parse::<EventId>());
-        let fits = |id: &EventId| id.log == ticket.log || streams.contains(&id.log);
-        if held.as_ref().is_some_and(|held| !held.as_ref().is_ok_and(fits)) {
-            return Err(Refused::Expired.into());
-        }
+        let log_of = |position: &str| position.split('~').next().unwrap_or_default().parse();
+        let owes_position = match shown {
+            Shown::Later => Some(digest_of(sent)),
+            Shown::Position(position) if log_of(position).is_ok_and(fits) => None,
+            Shown::Position(_) | Shown::Nothing => return Err(Refused::Expired.into()),
+        };
         store.claim(&key, &first, USED_KEPT).await?;
-        Ok(Entrant { principal: ticket.principal(), owes_position: held.is_none() })
+        Ok(Entrant { principal: ticket.principal(), owes_position })
     }
 
-    /// The streams of the session that a ticket is for, which must still be the one that it was issued for.
-    async fn streams_of(&self, ticket: &Ticket) -> Result<Vec<LogId>, Barred> {
-        let Scope::Session(name) = &ticket.scope else { return Ok(Vec::new()) };
+    /// The session that a ticket is for, which must still be the one that it was issued for.
+    async fn session_of(&self, ticket: &Ticket) -> Result<Option<Arc<Session>>, Barred> {
+        let Scope::Session(name) = &ticket.scope else { return Ok(None) };
         match self.hub.get(&ticket.tenant, name).await? {
             Some(session) if session.log != ticket.log => Err(Refused::Expired.into()),
-            Some(session) => Ok(session.streams().into_iter().map(|(_, entry)| entry.stream).collect()),
-            None => Ok(Vec::new()),
+            session => Ok(session),
         }
     }
 
@@ -161,14 +164,16 @@ impl App {
             _ => fresh_secret()?,
         };
         let store = &self.relay.store;
-        let held = match store.claim(SECRET, &hex(&secret), SECRET_KEPT).await? {
-            Claim::Won => hex(&secret),
+        let fresh = HEXLOWER.encode(&secret);
+        let held = match store.claim(SECRET, &fresh, SECRET_KEPT).await? {
+            Claim::Won => fresh,
             Claim::Held(held) => {
                 store.claim(SECRET, &held, SECRET_KEPT).await?;
                 held
             }
         };
-        let secret = bytes(&held).ok_or_else(|| store::Error::Unavailable("a secret is damaged".into()))?;
+        let secret = HEXLOWER.decode(held.as_bytes()).ok().and_then(|secret| secret.try_into().ok());
+        let secret = secret.ok_or_else(|| store::Error::Unavailable("a secret is damaged".into()))?;
         let seal = Seal::new(&secret);
         *lock(&self.seals) = Some((seal.clone(), since_start()));
         Ok(seal)
@@ -184,16 +189,4 @@ fn fresh_secret() -> Result<[u8; SECRET_BYTES], store::Error> {
     let filled = SystemRandom::new().fill(&mut secret);
     filled.map_err(|_| store::Error::Unavailable("this machine has no randomness".into()))?;
     Ok(secret)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn bytes(hex: &str) -> Option<[u8; SECRET_BYTES]> {
-    let digits = hex
-        .as_bytes()
-        .chunks_exact(2)
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
-    digits.collect::<Option<Vec<u8>>>()?.try_into().ok()
 }

@@ -165,7 +165,7 @@ impl Jwt {
     }
 }
 
-/// Tenants have names without a slash: one stands between tenant and user wherever both are told together.
+/// `[A-Za-z0-9_.:@-]{1,128}`. Tenants have names without a slash: one stands between tenant and user wherever both are told together.
 pub fn valid_tenant(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.:-@".contains(&byte);
     (1..=128).contains(&name.len()) && name.bytes().all(plain)

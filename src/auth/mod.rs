@@ -76,26 +76,28 @@ impl Principal {
 
     /// Whether a stream of this user of its tenant is its own, as far as its credential reaches.
     pub fn owns(&self, user: &str, session: Option<&str>) -> bool {
-        let reached = match &self.scope {
+        self.reaches(session) && self.user == user
+    }
+
+    /// Whether its credential is for what is in this session, or in none.
+    fn reaches(&self, session: Option<&str>) -> bool {
+        match &self.scope {
             None => true,
             Some(Scope::Session(name)) => session == Some(name),
             // A ticket for a stream is for watching it.
             Some(Scope::Stream(_)) => false,
-        };
-        reached && self.user == user
+        }
     }
 
     /// What it is in a session of its tenant that `owner` named first. What was said about this session by name holds
     /// for its owner too: a credential may stand for less than its user is.
     pub fn role_in(&self, session: &str, owner: &str) -> Option<Role> {
-        let reached = match &self.scope {
-            None => true,
-            Some(Scope::Session(name)) => session == name,
-            Some(Scope::Stream(_)) => false,
-        };
         let own = || (owner == self.user).then_some(self.role);
         let granted = self.sessions.get(session).copied();
-        granted.or_else(own).or_else(|| self.sessions.get("*").copied()).filter(|_| reached)
+        granted
+            .or_else(own)
+            .or_else(|| self.sessions.get("*").copied())
+            .filter(|_| self.reaches(Some(session)))
     }
 
     /// May do anything in its tenant, and so speak for all of its users.

@@ -104,7 +104,7 @@ pub(super) async fn run(args: Tail) -> anyhow::Result<ExitCode> {
 /// The events of what was named on the command line.
 fn events_url(args: &Tail) -> anyhow::Result<Url> {
     if !args.stream.contains("://") {
-        let base = args.server.trim_end_matches('/');
+        let base = &args.server;
         let mut url = Url::parse(base).with_context(|| format!("--server {base}"))?;
         let path = ["v1", "streams", &args.stream, "events"];
         // Pushed one by one, so that whatever was given as an id stays one segment.

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
+use data_encoding::HEXLOWER_PERMISSIVE;
 
-use super::{Environment, JwtConfig, KeyConfig, secret};
+use super::{Environment, JwtConfig, KeyConfig, http_url, secret};
 use crate::auth::jwt::{Jwt, Source, valid_tenant};
 use crate::auth::key::Key;
 use crate::auth::{Digest, Principal, Via, digest_of};
@@ -13,15 +14,8 @@ pub(super) fn digest(key: &KeyConfig, environment: &Environment) -> Result<Diges
     match (&key.key, &key.sha256) {
         (Some(key), None) => Ok(digest_of(&secret(key, environment)?)),
         (None, Some(hex)) => {
-            if hex.len() != 64 {
-                bail!("sha256 is not 64 hexadecimal digits");
-            }
-            let digits = hex
-                .as_bytes()
-                .chunks_exact(2)
-                .map(|pair| u8::from_str_radix(std::str::from_utf8(pair)?, 16).map_err(anyhow::Error::from));
-            let bytes = digits.collect::<Result<Vec<u8>>>().context("sha256 is not hexadecimal")?;
-            bytes.try_into().map_err(|_| anyhow::anyhow!("sha256 is not 64 hexadecimal digits"))
+            let bytes = HEXLOWER_PERMISSIVE.decode(hex.as_bytes()).ok();
+            bytes.and_then(|bytes| bytes.try_into().ok()).context("sha256 is not 64 hexadecimal digits")
         }
         _ => bail!("give either key or sha256"),
     }
@@ -53,10 +47,7 @@ pub(super) fn jwt(config: &JwtConfig, environment: &Environment) -> Result<Jwt> 
         }
         (None, Some(pem), None) => fixed(Key::pem(&secret(pem, environment)?, config.alg)).context("pem")?,
         (None, None, Some(url)) => {
-            if !url.starts_with("https://") && !url.starts_with("http://") {
-                bail!("jwks_url: expected an http:// or https:// URL");
-            }
-            Source::Fetched { url: url.clone(), alg: config.alg }
+            Source::Fetched { url: http_url(url).context("jwks_url")?.to_owned(), alg: config.alg }
         }
         _ => bail!("give one of secret, pem and jwks_url"),
     };

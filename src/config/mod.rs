@@ -7,7 +7,7 @@ mod credentials;
 mod file;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -51,6 +51,20 @@ impl Config {
             if path == "." { anyhow::anyhow!("{message}") } else { anyhow::anyhow!("{path}: {message}") }
         })?;
         Ok(config)
+    }
+
+    /// The files that are read with it when it is read again: certificates and their key, and those of secrets.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let providers = || self.providers.values();
+        let of_keys = self.auth.keys.iter().flat_map(|key| &key.key);
+        let of_jwt = self.auth.jwt.iter().flat_map(|jwt| jwt.secret.iter().chain(&jwt.pem));
+        let of_providers =
+            providers().flat_map(|provider| provider.keys.iter().chain(provider.headers.values()));
+        let secrets = of_keys.chain(of_jwt).chain(of_providers);
+        let secrets = secrets.filter_map(|Secret(text)| text.strip_prefix("file:")).map(Path::new);
+        let certificates = providers().map(|provider| &provider.ca).chain([&self.tls.cert, &self.tls.key]);
+        let certificates = certificates.map(PathBuf::as_path).filter(|path| !path.as_os_str().is_empty());
+        secrets.chain(certificates).map(Path::to_owned).collect()
     }
 
     /// Where Redis is.
@@ -395,10 +409,13 @@ fn with_scheme(text: &str) -> String {
 }
 
 fn base_url(text: &str) -> Result<String> {
-    let text = text.trim_end_matches('/');
+    Ok(http_url(text.trim_end_matches('/'))?.to_owned())
+}
+
+fn http_url(text: &str) -> Result<&str> {
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     match rest {
-        Some(rest) if !rest.is_empty() && !rest.starts_with('/') => Ok(text.to_owned()),
+        Some(rest) if !rest.is_empty() && !rest.starts_with('/') => Ok(text),
         _ => bail!("expected an http:// or https:// URL"),
     }
 }

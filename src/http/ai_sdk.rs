@@ -14,7 +14,7 @@ use http_body::Body;
 use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
-use super::extract::{Caller, JsonBody, head_and_body};
+use super::extract::{Caller, JsonBody, head_and_body, session_name};
 use super::{compat, streams, view, wish};
 use crate::app::{App, Settings};
 use crate::auth::Principal;
@@ -23,7 +23,6 @@ use crate::event::Status;
 use crate::hub::Session;
 use crate::log::LogId;
 use crate::log::transcript::Transcript;
-use crate::room;
 use crate::store;
 use crate::surface::ai_sdk::{self, Asked};
 use crate::surface::{Format, Surface};
@@ -37,10 +36,7 @@ pub async fn chat(
     let (parts, fields) = head_and_body(&app, request).await?;
     let settings = app.settings.load_full();
     let mut asked = ai_sdk::read(fields)?;
-    if !room::valid_name(&asked.chat) {
-        let message = format!("\"{}\" is not of the form [A-Za-z0-9_.:-]{{1,128}}", asked.chat);
-        return Err(ApiError::invalid("id", message));
-    }
+    session_name("id", &asked.chat)?;
     let (chat, regenerate, goes_on) = (asked.chat.clone(), asked.regenerate, asked.goes_on.take());
     let policy = parts.headers.get("x-on-disconnect").and_then(|policy| policy.to_str().ok());
     let request = furnished(&settings, asked)?;

@@ -16,16 +16,16 @@ use super::expiry;
 use super::extract::{Caller, address, after, household, parameter};
 use crate::app::App;
 use crate::app::entry::Barred;
-use crate::app::tickets::Entrant;
-use crate::auth::Refused;
+use crate::app::tickets::{Entrant, Shown};
+use crate::auth::Digest;
 
 /// Where a request comes from, as credentials and limits are counted.
 #[derive(Debug, Clone)]
 pub struct Household(pub Arc<str>);
 
-/// Came by a ticket that was used before: it must show a position to go on from.
+/// Came by this ticket, which was used before: it must show a position to go on from.
 #[derive(Debug, Clone, Copy)]
-pub struct OwesPosition;
+pub struct OwesPosition(pub Digest);
 
 /// What a request carries.
 enum Sent {
@@ -50,15 +50,10 @@ pub async fn authenticate(State(app): State<Arc<App>>, mut request: Request, nex
         let message = "with a cookie as credential the browser must say which page is asking (Origin)";
         return ApiError::new(StatusCode::FORBIDDEN, "origin_not_allowed", message).into_response();
     }
-    let entrant = match enter(&app, sent, &from).await {
-        // Only a socket can show its position later, in its first message.
-        Ok(entrant) if entrant.owes_position && !socket => {
-            return ApiError::from(Barred::from(Refused::Expired)).into_response();
-        }
+    let Entrant { mut principal, owes_position } = match enter(&app, sent, &from, socket).await {
         Ok(entrant) => entrant,
         Err(barred) => return ApiError::from(barred).into_response(),
     };
-    let Entrant { mut principal, owes_position } = entrant;
     if app.settings.load().access.open {
         // Everyone is one user here: what they use up is counted by where they come from.
         principal.allowance.clone_from(&from);
@@ -67,8 +62,8 @@ pub async fn authenticate(State(app): State<Arc<App>>, mut request: Request, nex
     let extensions = request.extensions_mut();
     extensions.insert(Caller(Arc::new(principal)));
     extensions.insert(Household(from.into()));
-    if owes_position {
-        extensions.insert(OwesPosition);
+    if let Some(ticket) = owes_position {
+        extensions.insert(OwesPosition(ticket));
     }
     let response = next.run(request).await;
     match limit {
@@ -77,16 +72,21 @@ pub async fn authenticate(State(app): State<Arc<App>>, mut request: Request, nex
     }
 }
 
-async fn enter(app: &App, sent: Sent, from: &str) -> Result<Entrant, Barred> {
+async fn enter(app: &App, sent: Sent, from: &str, socket: bool) -> Result<Entrant, Barred> {
     let credential = match sent {
         Sent::Ticket { ticket, position } => {
-            return app.admit_ticket(&ticket, from, position.as_deref()).await;
+            let shown = match position.as_deref() {
+                Some(position) => Shown::Position(position),
+                None if socket => Shown::Later,
+                None => Shown::Nothing,
+            };
+            return app.admit_ticket(&ticket, from, shown).await;
         }
         Sent::Cookie(credential) | Sent::Credential(credential) => Some(credential),
         Sent::Nothing => None,
     };
     let principal = app.admit(credential.as_deref(), from).await?;
-    Ok(Entrant { principal, owes_position: false })
+    Ok(Entrant { principal, owes_position: None })
 }
 
 fn is_socket(request: &Request) -> bool {

@@ -126,7 +126,7 @@ impl Reconnect {
     fn of(request: &Request) -> Option<Reconnect> {
         let path = request.uri().path();
         let after = extract::after(request.headers(), request.uri().query().unwrap_or_default())?;
-        if path.ends_with("/events") || path == "/v1/chat/stream" {
+        if sse::for_event_source(path) {
             Some(Reconnect::EventSource)
         } else if path.ends_with("/poll") {
             Some(Reconnect::Poll { after })

@@ -20,7 +20,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::envelope::jitter_ms;
 use super::extract::parameter;
-use super::sse::Broken;
+use super::sse::{Broken, for_event_source};
 use crate::relay::now_ms;
 use crate::surface::{Surface, native};
 
@@ -38,10 +38,10 @@ fn until(end_s: u64) -> Duration {
 impl Limit {
     /// For requests that read.
     pub fn of(request: &Request, end_s: u64) -> Option<Limit> {
-        let path = request.uri().path();
-        let format = parameter(request.uri().query().unwrap_or_default(), "format");
-        let ours = path.ends_with("/events") || ["/v1/chat/stream", "/v1/notifications"].contains(&path);
-        let native = ours && format.is_none_or(|name| name == Surface::Native.name());
+        let uri = request.uri();
+        let format = || parameter(uri.query().unwrap_or_default(), "format");
+        let native =
+            for_event_source(uri.path()) && format().is_none_or(|name| name == Surface::Native.name());
         (request.method() == Method::GET).then_some(Limit { end_s, native })
     }
 

@@ -18,6 +18,7 @@ use crate::app::App;
 use crate::app::entry::Barred;
 use crate::auth::{Principal, Refused};
 use crate::log::LogId;
+use crate::room;
 
 /// Who is asking. Put there by `entry::authenticate`.
 #[derive(Debug, Clone)]
@@ -42,8 +43,8 @@ pub fn after(headers: &HeaderMap, query: &str) -> Option<String> {
 
 /// The first value of a query parameter, decoded.
 pub fn parameter(query: &str, name: &str) -> Option<String> {
-    let pairs: Vec<(String, String)> = serde_urlencoded::from_str(query).ok()?;
-    pairs.into_iter().find(|(key, _)| key == name).map(|(_, value)| value)
+    let mut pairs = form_urlencoded::parse(query.as_bytes());
+    pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
 }
 
 /// `?ids=off` leaves event ids out.
@@ -54,6 +55,14 @@ pub fn ids(query: &str) -> bool {
 /// An id of a stream; anything else is not found.
 pub fn stream_id(text: &str) -> Result<LogId, ApiError> {
     text.parse().map_err(|_| ApiError::not_found("there is no such stream"))
+}
+
+/// What `field` says must be able to name a session.
+pub fn session_name(field: &str, name: &str) -> Result<(), ApiError> {
+    if room::valid_name(name) {
+        return Ok(());
+    }
+    Err(ApiError::invalid(field, format!("\"{name}\" is not of the form [A-Za-z0-9_.:-]{{1,128}}")))
 }
 
 /// A JSON object as body.

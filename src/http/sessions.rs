@@ -17,8 +17,9 @@ use serde_json::{Value, json};
 
 use super::counted::Counted;
 use super::error::ApiError;
-use super::extract::{Caller, after};
+use super::extract::{Caller, after, session_name};
 use super::sse::{Held, X_SESSION_ID, come_back, headers};
+use super::view::permits_of;
 use crate::app::App;
 use crate::auth::{Principal, Role};
 use crate::hub::Session;
@@ -26,7 +27,7 @@ use crate::hub::catchup::{CatchUp, confirmed};
 use crate::hub::mirror::{Find, Mirror};
 use crate::log::EventId;
 use crate::relay::watch::Watch;
-use crate::room::{self, Vector};
+use crate::room::Vector;
 use crate::surface::Surface;
 
 /// `GET /v1/sessions`: those that the caller has a role in.
@@ -94,13 +95,8 @@ pub async fn forget(
 
 /// The session's permits for one more viewer.
 pub fn permits(app: &App, principal: &Principal, session: &Session) -> Result<Held, ApiError> {
-    let full = |what: &str| {
-        ApiError::limited("too_many_viewers", format!("{what} has as many viewers as it may"), 5)
-    };
     let key = (session.tenant.clone(), session.name.clone());
-    let of_session = app.session_viewers.take(&key).ok_or_else(|| full("this session"))?;
-    let of_user = app.user_viewers.take(&principal.allowance).ok_or_else(|| full("this user"))?;
-    Ok(Box::new((of_session, of_user)))
+    permits_of(app, principal, (&app.session_viewers, &key), "this session")
 }
 
 /// `GET /v1/sessions/{sid}/events`: all its streams, interleaved, under one id. A session that nobody has named yet
@@ -162,12 +158,7 @@ pub async fn mirrored(
 
 /// The session and the caller's role in it, made if need be.
 pub async fn enter(app: &App, principal: &Principal, name: &str) -> Result<(Arc<Session>, Role), ApiError> {
-    if !room::valid_name(name) {
-        return Err(ApiError::invalid(
-            "session",
-            format!("\"{name}\" is not of the form [A-Za-z0-9_.:-]{{1,128}}"),
-        ));
-    }
+    session_name("session", name)?;
     let missing = || ApiError::not_found(format!("there is no session \"{name}\""));
     app.hub.enter(principal, name).await?.ok_or_else(missing)
 }

@@ -29,6 +29,11 @@ use crate::relay::viewer::{Step, Viewer};
 use crate::relay::watch::Watch;
 use crate::surface::{Ending, Surface, native};
 
+/// Whether this is a route for browsers' `EventSource`, which gives up for good on any status but 200.
+pub fn for_event_source(path: &str) -> bool {
+    path.ends_with("/events") || ["/v1/chat/stream", "/v1/notifications"].contains(&path)
+}
+
 /// The headers of every event stream: no cache, no transformation, no buffering by proxies.
 pub fn headers() -> HeaderMap {
     HeaderMap::from_iter([

@@ -3,9 +3,13 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use axum::http::StatusCode;
+
 use super::entry::Household;
+use super::error::ApiError;
 use crate::app::App;
-use crate::app::entry::{Barred, now_s};
+use crate::app::entry::now_s;
+use crate::app::tickets::Shown;
 use crate::auth::{Principal, Role};
 use crate::hub::Session;
 use crate::room::message::Fresh;
@@ -14,9 +18,6 @@ pub struct Standing {
     held: Mutex<(Arc<Principal>, Role)>,
     from: Household,
 }
-
-/// Why something was not done: a code and words.
-pub type Refusal = (&'static str, String);
 
 impl Standing {
     pub fn new(principal: Arc<Principal>, role: Role, from: Household) -> Standing {
@@ -27,49 +28,45 @@ impl Standing {
         self.held().0.clone()
     }
 
+    /// Where it came from.
+    pub fn address(&self) -> &str {
+        &self.from.0
+    }
+
     pub fn role(&self) -> Role {
         self.held().1
     }
 
     /// Whether it may do what takes this role.
-    pub fn may(&self, app: &App, least: Role) -> Result<(), Refusal> {
+    pub fn may(&self, app: &App, least: Role) -> Result<(), ApiError> {
+        let unauthorized = |message| Err(ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", message));
         let principal = self.principal();
         if !app.settings.load().access.knows(&principal) {
-            return Err(("unauthorized", "this credential is no longer valid here".into()));
+            return unauthorized("this credential is no longer valid here");
         }
         if principal.expired(now_s()) {
-            return Err(("unauthorized", "the credential has expired: send a fresh one with auth".into()));
+            return unauthorized("the credential has expired: send a fresh one with auth");
         }
         match self.role() >= least {
             true => Ok(()),
-            false => Err(("not_allowed", "your role in this session does not allow it".into())),
+            false => Err(ApiError::not_allowed("your role in this session does not allow it")),
         }
     }
 
     /// Takes a fresh credential of the same user. With a bad one everything stays as it is.
-    pub async fn renew(&self, app: &App, session: &Session, fresh: &Fresh) -> Result<(), Refusal> {
-        let admitted = match fresh {
-            Fresh::Token(token) => app.admit(Some(token), &self.from.0).await,
+    pub async fn renew(&self, app: &App, session: &Session, fresh: &Fresh) -> Result<(), ApiError> {
+        let principal = match fresh {
+            Fresh::Token(token) => app.admit(Some(token), self.address()).await?,
             Fresh::Ticket(ticket) => {
-                app.admit_ticket(ticket, &self.from.0, None).await.map(|entrant| entrant.principal)
+                app.admit_ticket(ticket, self.address(), Shown::Nothing).await?.principal
             }
         };
-        let principal = admitted.map_err(|barred| {
-            let code = match barred {
-                Barred::Refused(_) => "unauthorized",
-                Barred::TooMany { .. } => "rate_limited",
-                Barred::NoKeys => "keys_unavailable",
-                Barred::Store(_) => "store_unavailable",
-            };
-            (code, barred.to_string())
-        })?;
         let before = self.principal();
         if (&principal.tenant, &principal.user) != (&before.tenant, &before.user) {
-            return Err(("not_allowed", "this credential is another user's".into()));
+            return Err(ApiError::not_allowed("this credential is another user's"));
         }
         let role = principal.role_in(&session.name, &session.owner);
-        let role =
-            role.ok_or_else(|| ("not_found", "this credential does not open this session".to_owned()))?;
+        let role = role.ok_or_else(|| ApiError::not_found("this credential does not open this session"))?;
         *self.held() = (Arc::new(principal), role);
         Ok(())
     }

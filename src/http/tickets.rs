@@ -10,12 +10,11 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
-use super::extract::{Caller, JsonBody, stream_id};
+use super::extract::{Caller, JsonBody, session_name, stream_id};
 use crate::app::App;
 use crate::app::tickets::{Ask, LONGEST_TTL_S};
 use crate::auth::{Role, Scope};
 use crate::chat;
-use crate::room;
 
 /// 201 `{ticket, expires_at}`, the time in seconds since the Unix epoch.
 pub async fn issue(
@@ -30,9 +29,9 @@ pub async fn issue(
 
 fn ask(mut fields: Map<String, Value>) -> Result<Ask, ApiError> {
     let scope = match (text(&mut fields, "session")?, text(&mut fields, "stream")?) {
-        (Some(name), None) if room::valid_name(&name) => Scope::Session(name),
-        (Some(_), None) => {
-            return Err(ApiError::invalid("session", "is not of the form [A-Za-z0-9_.:-]{1,128}"));
+        (Some(name), None) => {
+            session_name("session", &name)?;
+            Scope::Session(name)
         }
         (None, Some(id)) => Scope::Stream(stream_id(&id)?),
         _ => return Err(ApiError::invalid("session", "give either session or stream")),

@@ -1,5 +1,6 @@
 //! Letting a viewer in: may it read, from where, and is there room for it.
 
+use std::hash::Hash;
 use std::sync::Arc;
 
 use axum::http::{Extensions, StatusCode};
@@ -12,6 +13,7 @@ use super::error::ApiError;
 use super::sse::{Events, Held, stream_headers};
 use crate::app::App;
 use crate::auth::Principal;
+use crate::limits::Permits;
 use crate::log::{Bad, EventId, LogId, Position};
 use crate::relay::Facts;
 use crate::relay::tail::{End, Tail};
@@ -42,12 +44,22 @@ pub fn at_end(tail: &Tail, position: Position) -> bool {
 
 /// The permits that a viewer of a stream needs.
 pub fn permits(app: &App, principal: &Principal, stream: LogId) -> Result<Held, ApiError> {
+    permits_of(app, principal, (&app.stream_viewers, &stream), "this stream")
+}
+
+/// One of what is viewed and one of who views it.
+pub fn permits_of<K: Eq + Hash + Clone + Send + Sync + 'static>(
+    app: &App,
+    principal: &Principal,
+    (viewers, key): (&Permits<K>, &K),
+    name: &str,
+) -> Result<Held, ApiError> {
     let full = |what: &str| {
         ApiError::limited("too_many_viewers", format!("{what} has as many viewers as it may"), 5)
     };
-    let of_stream = app.stream_viewers.take(&stream).ok_or_else(|| full("this stream"))?;
+    let of_viewed = viewers.take(key).ok_or_else(|| full(name))?;
     let of_user = app.user_viewers.take(&principal.allowance).ok_or_else(|| full("this user"))?;
-    Ok(Box::new((of_stream, of_user)))
+    Ok(Box::new((of_viewed, of_user)))
 }
 
 /// A request for a stream's events.

@@ -4,12 +4,12 @@ use axum::http::HeaderMap;
 use serde_json::{Map, Value};
 
 use super::error::ApiError;
+use super::extract::session_name;
 use crate::app::App;
 use crate::app::start::Wish;
 use crate::chat::{Message, Request, kind};
 use crate::prompts;
 use crate::relay::running::OnDisconnect;
-use crate::room;
 
 /// Reads `{model, messages | input | prompt + variables, session?, on_disconnect?, metadata?, …sampling, tools}`.
 pub fn read(app: &App, mut fields: Map<String, Value>, headers: &HeaderMap) -> Result<Wish, ApiError> {
@@ -45,11 +45,8 @@ pub fn wish(
     metadata: Map<String, Value>,
     headers: &HeaderMap,
 ) -> Result<Wish, ApiError> {
-    if let Some(name) = session.as_deref().filter(|name| !room::valid_name(name)) {
-        return Err(ApiError::invalid(
-            "session",
-            format!("\"{name}\" is not of the form [A-Za-z0-9_.:-]{{1,128}}"),
-        ));
+    if let Some(name) = &session {
+        session_name("session", name)?;
     }
     let on_disconnect = match on_disconnect {
         None => OnDisconnect::Detach,

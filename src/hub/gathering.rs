@@ -10,6 +10,7 @@ use std::task::Context;
 use std::time::Duration;
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::Notify;
@@ -125,7 +126,7 @@ fn clock_ms() -> u64 {
 
 /// The same for a user on every node and whenever it comes.
 fn member_of(room: LogId, user: &str) -> String {
-    digest_of(&format!("{room}/{user}"))[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    HEXLOWER.encode(&digest_of(&format!("{room}/{user}"))[..8])
 }
 
 impl Gathering {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast::error::RecvError;
 
@@ -56,8 +57,7 @@ impl Bell {
 }
 
 fn name(user: &str) -> String {
-    let digest: String = digest_of(user)[..16].iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{MARK}{digest}")
+    format!("{MARK}{}", HEXLOWER.encode(&digest_of(user)[..16]))
 }
 
 impl Session {

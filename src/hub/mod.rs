@@ -124,6 +124,11 @@ impl Session {
         self.room().streams.iter().map(|(n, entry)| (*n, *entry)).collect()
     }
 
+    /// Whether this is one of its streams.
+    pub fn holds(&self, stream: LogId) -> bool {
+        self.room().streams.values().any(|entry| entry.stream == stream)
+    }
+
     /// How many look at the session on this node.
     pub fn viewers(&self) -> usize {
         lock(&self.mirror).upgrade().map_or(0, |mirror| mirror.watchers.count())

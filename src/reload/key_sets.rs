@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use reqwest::Client;
 use reqwest::redirect::Policy;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use crate::app::App;
@@ -31,15 +31,16 @@ pub async fn keep(app: Arc<App>) {
     // Made when it is needed: reading this machine's certificates takes milliseconds, keeping them a megabyte.
     let client = LazyLock::new(|| tls::client().redirect(Policy::none()).timeout(TIMEOUT).build());
     let mut asked_at: Option<Instant> = None;
-    let mut wait = Duration::ZERO;
+    // A moment, not a wait: however often somebody asks, it comes.
+    let mut due = Instant::now();
     loop {
         let asked = tokio::select! {
             () = app.key_sets.asked() => true,
-            () = sleep(wait) => false,
+            () = sleep_until(due) => false,
         };
         let Some((url, alg)) = wanted(&app) else {
             app.key_sets.answer();
-            wait = REFRESH;
+            due = Instant::now() + REFRESH;
             continue;
         };
         let moved = app.key_sets.current().url != url;
@@ -54,7 +55,7 @@ pub async fn keep(app: Arc<App>) {
             // Those of another provider vouch for nobody any more.
             app.key_sets.put(Fetched { url: url.clone(), keys: Vec::new() });
         }
-        wait = match fetch(&client, &url, alg).await {
+        let wait = match fetch(&client, &url, alg).await {
             Ok(fetched) => {
                 info!(keys = fetched.keys.len(), "the key set was fetched");
                 app.key_sets.put(fetched);
@@ -65,6 +66,7 @@ pub async fn keep(app: Arc<App>) {
                 RETRY
             }
         };
+        due = Instant::now() + wait;
         app.key_sets.answer();
     }
 }

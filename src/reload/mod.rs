@@ -1,11 +1,12 @@
 //! Reloads what can change without a restart: credentials, certificates, providers and models, prompts.
 //!
-//! On SIGHUP, and when the configuration file, a certificate or a prompt changes. Checked first; a bad one is reported and the last
-//! good one kept. Folders are watched rather than files: editors and mounted volumes replace files.
+//! On SIGHUP, and when the configuration file or what it names changes: a certificate, a secret's file, a prompt. Checked
+//! first; a bad one is reported and the last good one kept. Folders are watched rather than files: editors and mounted
+//! volumes replace files.
 
 pub mod key_sets;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,11 +40,9 @@ pub async fn watch(
 ) {
     // One slot: what matters is that something changed, not how often.
     let (changed, mut changes) = mpsc::channel(1);
-    let prompts = config.prompts.path;
-    let named = [watched.file.clone().unwrap_or_default(), config.tls.cert, config.tls.key];
-    let files: Vec<PathBuf> = named.into_iter().filter(|path| !path.as_os_str().is_empty()).collect();
-    let _watcher = watcher(&files, &prompts, changed.clone());
-    let mut seen = content(&files, &prompts);
+    let mut paths = Paths::new(&watched, &config);
+    let mut _watcher = paths.watcher(changed.clone());
+    let mut seen = paths.content();
     loop {
         let asked = tokio::select! {
             _ = hangup.recv() => true,
@@ -54,51 +53,80 @@ pub async fn watch(
             }
         };
         // Other files live in these folders too, perhaps our own log: only what we read counts.
-        let now = content(&files, &prompts);
+        let mut now = paths.content();
         if asked || now != seen {
-            reload(&app, &watched, &environment);
+            let loaded = loop {
+                let loaded = watched.load(&environment);
+                let named = loaded.as_ref().ok().map(|config| Paths::new(&watched, config));
+                let Some(named) = named.filter(|named| *named != paths) else { break loaded };
+                // What is named anew is watched before it is read.
+                paths = named;
+                _watcher = paths.watcher(changed.clone());
+                now = paths.content();
+            };
+            reload(&app, loaded, watched.open, &environment);
         }
         seen = now;
     }
 }
 
-/// What is in these files and the prompts, as far as it can be read.
-fn content(files: &[PathBuf], prompts: &Path) -> Vec<(PathBuf, Option<Vec<u8>>)> {
-    let entries = std::fs::read_dir(prompts).into_iter().flatten().flatten().map(|entry| entry.path());
-    let prompts = entries.filter(|path| path.extension().is_some_and(|extension| extension == "prompt"));
-    let mut files: Vec<_> = files.iter().cloned().chain(prompts).collect();
-    files.sort();
-    files.into_iter().map(|path| (path.clone(), std::fs::read(path).ok())).collect()
-}
-
-fn watcher(
-    files: &[PathBuf],
-    prompts: &Path,
-    changed: mpsc::Sender<()>,
-) -> Option<notify::RecommendedWatcher> {
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        if event.is_ok_and(|event| !event.kind.is_access()) {
-            let _a_change_waits_already = changed.try_send(());
-        }
-    })
-    .inspect_err(|error| warn!(%error, "files are not watched; SIGHUP still reloads"))
-    .ok()?;
-    let folder =
-        |file: &Path| file.parent().filter(|folder| !folder.as_os_str().is_empty()).map(Path::to_owned);
-    let folders = files.iter().map(|file| folder(file).unwrap_or_else(|| PathBuf::from(".")));
-    let prompts = Some(prompts.to_owned()).filter(|path| !path.as_os_str().is_empty());
-    for path in folders.chain(prompts).collect::<BTreeSet<_>>() {
-        if let Err(error) = watcher.watch(&path, RecursiveMode::NonRecursive) {
-            warn!(%error, path = %path.display(), "a folder is not watched");
-        }
+impl Watched {
+    fn load(&self, environment: &Environment) -> anyhow::Result<Config> {
+        let mut config = Config::load(self.file.as_deref(), environment)?;
+        config.server.listen = self.listen.unwrap_or(config.server.listen);
+        Ok(config)
     }
-    Some(watcher)
 }
 
-fn reload(app: &App, watched: &Watched, environment: &Environment) {
-    let loaded = Config::load(watched.file.as_deref(), environment).and_then(|mut config| {
-        config.server.listen = watched.listen.unwrap_or(config.server.listen);
-        let settings = settings(&config, watched.open, environment)?;
+/// What a configuration is read from.
+#[derive(PartialEq)]
+struct Paths {
+    files: BTreeSet<PathBuf>,
+    /// The folder of prompts; empty: none.
+    prompts: PathBuf,
+}
+
+impl Paths {
+    fn new(watched: &Watched, config: &Config) -> Paths {
+        let files = config.files().into_iter().chain(watched.file.clone()).collect();
+        Paths { files, prompts: config.prompts.path.clone() }
+    }
+
+    /// What is in the files and the prompts, as far as it can be read.
+    fn content(&self) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
+        let entries =
+            std::fs::read_dir(&self.prompts).into_iter().flatten().flatten().map(|entry| entry.path());
+        let prompts = entries.filter(|path| path.extension().is_some_and(|extension| extension == "prompt"));
+        let files = self.files.iter().cloned().chain(prompts);
+        // A pipe can be read once, and may never end.
+        let text = |path: &Path| path.is_file().then(|| std::fs::read(path).ok()).flatten();
+        files.map(|path| (path.clone(), text(&path))).collect()
+    }
+
+    fn watcher(&self, changed: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
+        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            if event.is_ok_and(|event| !event.kind.is_access()) {
+                let _a_change_waits_already = changed.try_send(());
+            }
+        })
+        .inspect_err(|error| warn!(%error, "files are not watched; SIGHUP still reloads"))
+        .ok()?;
+        let folder =
+            |file: &Path| file.parent().filter(|folder| !folder.as_os_str().is_empty()).map(Path::to_owned);
+        let folders = self.files.iter().map(|file| folder(file).unwrap_or_else(|| PathBuf::from(".")));
+        let prompts = Some(self.prompts.clone()).filter(|path| !path.as_os_str().is_empty());
+        for path in folders.chain(prompts).collect::<BTreeSet<_>>() {
+            if let Err(error) = watcher.watch(&path, RecursiveMode::NonRecursive) {
+                warn!(%error, path = %path.display(), "a folder is not watched");
+            }
+        }
+        Some(watcher)
+    }
+}
+
+fn reload(app: &App, loaded: anyhow::Result<Config>, open: bool, environment: &Environment) {
+    let loaded = loaded.and_then(|config| {
+        let settings = settings(&config, open, environment)?;
         let (tls, now) = (app.settings.load().identity.is_some(), settings.identity.is_some());
         anyhow::ensure!(tls == now, "tls: it cannot be switched on or off without a restart");
         Ok(settings)

@@ -293,13 +293,15 @@ pub fn pong(id: Option<&str>, now_ms: u64) -> String {
     json!({"type": "pong", "id": id, "timestamp": now_ms}).to_string()
 }
 
-/// Codes of what may go well a little later.
-const RETRYABLE: [&str; 6] =
-    ["rate_limited", "too_many_streams", "budget_exceeded", "draining", "store_full", "store_unavailable"];
-
+/// What the client sent is wrong: sent again it would be wrong again.
 pub fn error(id: Option<&str>, code: &str, message: &str, now_ms: u64) -> String {
+    refused(id, code, message, false, now_ms)
+}
+
+/// `retryable`: the same may do later.
+pub fn refused(id: Option<&str>, code: &str, message: &str, retryable: bool, now_ms: u64) -> String {
     json!({"type": "error", "id": id, "timestamp": now_ms,
-           "data": {"code": code, "message": message, "retryable": RETRYABLE.contains(&code)}})
+           "data": {"code": code, "message": message, "retryable": retryable}})
     .to_string()
 }
 

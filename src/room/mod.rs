@@ -12,6 +12,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::auth::jwt::valid_tenant;
 use crate::log::{EventId, LogId, Malformed, Position, Record};
 
 /// The types of a room's records, one byte in the log. Values are stored: never reuse one.
@@ -179,10 +180,9 @@ fn number<T: FromStr>(text: Option<&str>) -> Result<T, Malformed> {
     text.parse().map_err(|_| Malformed)
 }
 
-/// Whether this may name a session: `[A-Za-z0-9_.:-]{1,128}`.
+/// Whether this may name a session: `[A-Za-z0-9_.:-]{1,128}`, a tenant's name without an `@`.
 pub fn valid_name(name: &str) -> bool {
-    (1..=128).contains(&name.len())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.:-".contains(&byte))
+    valid_tenant(name) && !name.contains('@')
 }
 
 #[cfg(test)]

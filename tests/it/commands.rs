@@ -65,6 +65,45 @@ async fn prompts_and_settings_are_reloaded_and_mistakes_keep_the_last_good_ones(
     assert_eq!(binary.exit().await.code(), Some(0));
 }
 
+#[tokio::test]
+async fn what_a_changed_configuration_names_is_watched_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+    for folder in ["one", "two", "keys"] {
+        std::fs::create_dir(directory.path().join(folder)).unwrap();
+    }
+    let config = |folder: &str, key: &str| {
+        format!("[prompts]\npath = \"{folder}\"\n[[auth.keys]]\nkey = \"{key}\"\nuser = \"ann\"\n")
+    };
+    write("one/own.prompt", PROMPT);
+    write("two/own.prompt", &PROMPT.replace("first", "second"));
+    write("keys/anns", "before");
+    write("c.toml", &config("one", "before"));
+    let binary = Binary::serving(&directory, &["--config", "c.toml"], &[]).await;
+    let told = async |key: &str, expected: &str| {
+        let url = format!("http://{}/v1/prompts/own", binary.address);
+        let description = async || {
+            let answer = client().get(&url).bearer_auth(key).send().await.unwrap().bytes().await.unwrap();
+            serde_json::from_slice::<Value>(&answer).unwrap()["description"].clone()
+        };
+        soon(expected, async {
+            while description().await != expected {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+    };
+    told("before", "first").await;
+    write("c.toml", &config("two", "file:keys/anns"));
+    told("before", "second").await;
+    write("two/own.prompt", &PROMPT.replace("first", "third"));
+    told("before", "third").await;
+    write("keys/anns", "after");
+    told("after", "third").await;
+    binary.signal("TERM");
+    assert_eq!(binary.exit().await.code(), Some(0));
+}
+
 /// Nobody could give it any: a model's prompt that begins to need variables is a mistake like any other.
 #[tokio::test]
 async fn a_models_prompt_is_checked_when_it_changes() {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::extract::ws::{Message, WebSocket};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode};
 use serde_json::{Map, Value};
 use tokio::time::timeout;
 
@@ -11,7 +11,8 @@ use super::close::{Goodbye, NOT_TEXT, RATE};
 use super::{Place, Viewer};
 use crate::auth::Role;
 use crate::http::error::ApiError;
-use crate::http::wish;
+use crate::http::extract::stream_id;
+use crate::http::{streams, wish};
 use crate::log::EventId;
 use crate::relay::now_ms;
 use crate::room::Kind;
@@ -24,15 +25,8 @@ pub struct Strikes(u32);
 
 const MOST_STRIKES: u32 = 200;
 
-/// Why a message is not answered by what it asks for: a code and some words.
-type Refusal = (String, String);
-
-/// An answer; none to what is only passed on.
-type Answer = Result<Option<String>, Refusal>;
-
-fn refused<T>(code: &str, text: impl Into<String>) -> Result<T, Refusal> {
-    Err((code.to_owned(), text.into()))
-}
+/// What is said in return; nothing to what is only passed on.
+type Answer = Result<Option<String>, ApiError>;
 
 impl Viewer {
     pub(super) async fn receive(
@@ -52,20 +46,21 @@ impl Viewer {
             }
             Message::Ping(_) | Message::Pong(_) => return Ok(()),
         };
+        let slower = || ApiError::limited("rate_limited", "more messages than you may send", 1);
         let (id, answer) = match (message::parse(&text), self.paced(strikes)?) {
-            (Ok(envelope), false) => {
-                (envelope.id, refused("rate_limited", "more messages than you may send"))
-            }
-            (Err(_), false) => (None, refused("rate_limited", "more messages than you may send")),
-            (Err(error), true) => (None, refused("bad_request", error)),
+            (Ok(envelope), false) => (envelope.id, Err(slower())),
+            (Err(_), false) => (None, Err(slower())),
+            (Err(error), true) => (None, Err(ApiError::bad_request(error))),
             (Ok(message::Envelope { id, message }), true) => {
                 let answer = self.act(place, id.as_deref(), message).await;
                 (id, answer)
             }
         };
-        let id = id.as_deref();
-        let answer = answer.unwrap_or_else(|(code, text)| Some(message::error(id, &code, &text, now_ms())));
-        match answer {
+        let refused = |error: ApiError| {
+            let retryable = matches!(error.status.as_u16(), 429 | 503);
+            Some(message::refused(id.as_deref(), &error.code, &error.message, retryable, now_ms()))
+        };
+        match answer.unwrap_or_else(refused) {
             Some(answer) => self.send(socket, Message::text(answer)).await,
             None => Ok(()),
         }
@@ -80,12 +75,12 @@ impl Viewer {
 
     async fn act(&self, place: &Place, id: Option<&str>, message: Inbound) -> Answer {
         if id.is_some_and(|id| id.len() > message::ID_BYTES) {
-            return refused("bad_request", format!("an id has at most {} bytes", message::ID_BYTES));
+            return Err(ApiError::bad_request(format!("an id has at most {} bytes", message::ID_BYTES)));
         }
         let ack = || Ok(Some(message::ack(id, now_ms())));
         match message {
             Inbound::Ping => Ok(Some(message::pong(id, now_ms()))),
-            Inbound::Hello { .. } => refused("bad_request", "you have said hello"),
+            Inbound::Hello { .. } => Err(ApiError::bad_request("you have said hello")),
             Inbound::Text { content } => self.text(id, content).await,
             Inbound::Typing(typing) => {
                 self.may(Role::Member)?;
@@ -105,23 +100,22 @@ impl Viewer {
                 if place.attendee.kick(&member) {
                     ack()
                 } else {
-                    refused("not_found", "there is no such member")
+                    Err(ApiError::not_found("there is no such member"))
                 }
             }
             Inbound::Start(fields) => self.start(id, fields).await,
             Inbound::Cancel { stream } => self.cancel(&stream).await.and_then(|()| ack()),
             Inbound::Auth(fresh) => {
-                let renewed = self.standing.renew(&self.app, &self.session, &fresh).await;
-                renewed.map_err(|(code, text)| (code.to_owned(), text)).and_then(|()| ack())
+                self.standing.renew(&self.app, &self.session, &fresh).await.and_then(|()| ack())
             }
             Inbound::Unknown { name } => {
-                refused("bad_request", format!("there is no message type \"{name}\""))
+                Err(ApiError::bad_request(format!("there is no message type \"{name}\"")))
             }
         }
     }
 
-    fn may(&self, least: Role) -> Result<(), Refusal> {
-        self.standing.may(&self.app, least).map_err(|(code, text)| (code.to_owned(), text))
+    fn may(&self, least: Role) -> Result<(), ApiError> {
+        self.standing.may(&self.app, least)
     }
 
     /// Keeps what the member says; everybody hears it through the mirror, in the order of the room's log.
@@ -133,22 +127,20 @@ impl Viewer {
             id: id.map(str::to_owned),
             given: 0,
         };
-        let said = self.app.hub.say(&self.session, Kind::Text, &text).await.map_err(refusal)?;
+        let said = self.app.hub.say(&self.session, Kind::Text, &text).await?;
         let position = EventId { log: self.session.log, position: said.position() };
         Ok(Some(message::said(id, position, now_ms())))
     }
 
     fn signal(&self, place: &Place, to: &str, data: &Value) -> Answer {
         if data.to_string().len() > self.app.edge.signal_bytes {
-            return refused(
-                "too_large",
-                format!("a signal has at most {} bytes", self.app.edge.signal_bytes),
-            );
+            let message = format!("a signal has at most {} bytes", self.app.edge.signal_bytes);
+            return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message));
         }
         if place.attendee.signal(to, data) {
             Ok(None)
         } else {
-            refused("not_found", "there is no such member")
+            Err(ApiError::not_found("there is no such member"))
         }
     }
 
@@ -156,33 +148,23 @@ impl Viewer {
     async fn start(&self, id: Option<&str>, mut fields: Map<String, Value>) -> Answer {
         self.may(Role::Member)?;
         fields.insert("session".into(), self.session.name.as_str().into());
-        let mut wish = wish::read(&self.app, fields, &HeaderMap::new()).map_err(refusal)?;
+        let mut wish = wish::read(&self.app, fields, &HeaderMap::new())?;
         wish.idempotency_key = id.map(|id| format!("socket/{}/{id}", self.session.log));
-        let started = self.app.start(&self.standing.principal(), wish).await.map_err(refusal)?;
-        let tail = self.app.relay.tail(started.id).await.map_err(refusal)?;
+        let started = self.app.start(&self.standing.principal(), wish).await?;
+        let tail = self.app.relay.tail(started.id).await?;
         let at = EventId { log: started.id, position: tail.head() };
         Ok(Some(message::started(id, at, now_ms())))
     }
 
-    async fn cancel(&self, stream: &str) -> Result<(), Refusal> {
+    async fn cancel(&self, stream: &str) -> Result<(), ApiError> {
         self.may(Role::Member)?;
         let principal = self.standing.principal();
-        let Ok(log) = stream.parse() else { return refused("not_found", "there is no such stream") };
-        let Ok(facts) = self.app.readable(&principal, log).await else {
-            return refused("not_found", "there is no such stream");
-        };
+        let log = stream_id(stream)?;
+        let facts = self.app.readable(&principal, log).await?;
         if facts.session.as_deref() != Some(&self.session.name) {
-            return refused("not_found", "there is no such stream in this session");
+            return Err(ApiError::not_found("there is no such stream in this session"));
         }
-        if self.app.may_end(&principal, &facts).await != Ok(true) {
-            return refused("not_allowed", "your role does not allow it to cancel this stream");
-        }
-        self.app.relay.stop(log, &principal.user).await.map_err(refusal)
+        streams::allow(&self.app, &principal, &facts).await?;
+        Ok(self.app.relay.stop(log, &principal.user).await?)
     }
-}
-
-/// A failure as the socket tells it: the code that a request would have got.
-fn refusal(error: impl Into<ApiError>) -> Refusal {
-    let error = error.into();
-    (error.code, error.message)
 }

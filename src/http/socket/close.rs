@@ -67,9 +67,6 @@ impl From<axum::Error> for Goodbye {
 /// What a store that fails, or lacks the session, means for a socket.
 impl From<store::Error> for Goodbye {
     fn from(error: store::Error) -> Goodbye {
-        match error {
-            store::Error::NotFound => Goodbye::Close(NO_SESSION, "no such session"),
-            _ => Goodbye::Close(OVERLOADED, "the store cannot be read"),
-        }
+        Goodbye::Close(code(&error.into()), "the session cannot be read")
     }
 }

@@ -72,7 +72,8 @@ pub async fn upgrade(
     Ok(sized(&app, upgrade).on_upgrade(async move |socket| {
         let _counted = Counted::new(&app.metrics, "websocket");
         app.metrics.members.inc();
-        let (standing, owes_position) = (Standing::new(principal, role, from), owes.is_some());
+        let standing = Standing::new(principal, role, from);
+        let owes_position = owes.map(|Extension(owes)| owes);
         Box::pin(Viewer { app, standing, owes_position, session }.serve(socket)).await;
         drop((held, token));
     }))
@@ -125,7 +126,7 @@ struct Viewer {
     app: Arc<App>,
     standing: Standing,
     /// Its ticket was used before: it must hold a position of this session.
-    owes_position: bool,
+    owes_position: Option<OwesPosition>,
     session: Arc<Session>,
 }
 
@@ -322,7 +323,10 @@ impl Viewer {
         let told = mail.arrive(&self.app.hub, &principal, &mut after, &mut resets).await?;
         let mut arrival = Arrival::new(&self.app.relay, self.session.log, &after, heard, &moment).await?;
         resets.append(&mut arrival.resets);
-        if self.owes_position && resets.len() >= held {
+        if let Some(OwesPosition(ticket)) = &self.owes_position
+            && resets.len() >= held
+        {
+            self.app.strike(ticket, self.standing.address());
             return Err(Goodbye::Close(CREDENTIAL, "this ticket was used"));
         }
         if returning {

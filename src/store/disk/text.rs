@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use serde::{Deserialize, Serialize};
 
 use super::record::{Created, State};
@@ -168,7 +169,7 @@ where
 fn content(bytes: &[u8]) -> Content {
     match std::str::from_utf8(bytes) {
         Ok(text) => Content::Text(text.to_owned()),
-        Err(_) => Content::Hex { hex: bytes.iter().map(|byte| format!("{byte:02x}")).collect() },
+        Err(_) => Content::Hex { hex: HEXLOWER.encode(bytes) },
     }
 }
 
@@ -180,8 +181,6 @@ where
         Content::Text(text) => return Ok(text.into()),
         Content::Hex { hex } => hex,
     };
-    let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    let bytes: Option<Vec<u8>> = hex.as_bytes().chunks(2).map(pair).collect();
-    let bytes = bytes.filter(|_| hex.len() % 2 == 0);
-    bytes.map(Bytes::from).ok_or_else(|| Malformed::Field("hex: pairs of digits").into())
+    let bytes = HEXLOWER_PERMISSIVE.decode(hex.as_bytes());
+    bytes.map(Bytes::from).map_err(|_| Malformed::Field("hex: pairs of digits").into())
 }

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::State;
@@ -137,6 +138,23 @@ async fn a_provider_that_fails_shuts_nobody_out_whose_key_is_known() {
     server.reload(&other.config());
     assert_eq!(come(&server, &b.token()).await.status, 200);
     assert_eq!(come(&server, &a.token()).await.status, 401);
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn asking_again_and_again_does_not_put_off_the_next_try() {
+    let provider = Provider::showing(&[]).await;
+    let server = Server::new(&provider.config()).await;
+    eventually("the first try", || provider.asked() == 1).await;
+    server.app.key_sets.ask().await;
+    eventually("the try that was asked for", || provider.asked() == 2).await;
+    let asked_at = Instant::now();
+    while provider.asked() == 2 {
+        // From then on asking would count again.
+        assert!(asked_at.elapsed() < Duration::from_secs(30));
+        server.app.key_sets.ask().await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     server.finish().await;
 }
 

@@ -143,7 +143,7 @@ pub const BAD: [(&str, u16, u16); 14] = [
 /// What else is tried, and what comes of it.
 const TRIED: [(&str, &str); 9] = [
     (
-        "the same wrong credential, again and again",
+        "the same wrong credential, again and again, or a used ticket without a position",
         "429 with `retry-after` from the 11th on, before it is looked at; one more try every 6 s",
     ),
     (

@@ -239,6 +239,14 @@ async fn a_new_certificate_is_served_without_a_restart_and_drops_nobody() {
     std::fs::write(certificates.path().join("key.pem"), third.signing_key.serialize_pem()).unwrap();
     binary.signal("HUP");
     until_met_with(&binary, &third).await;
+    // Other files are named, and from then on it is they that count.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let [fourth, fifth] = [made(), made()];
+    let config = format!("{}{}", provider.config(), put(elsewhere.path(), &fourth));
+    std::fs::write(folder.path().join("config.toml"), config).unwrap();
+    until_met_with(&binary, &fourth).await;
+    put(elsewhere.path(), &fifth);
+    until_met_with(&binary, &fifth).await;
     gate.open();
     for viewer in &mut viewers {
         assert_eq!(viewer.until("done").await[0].json()["text"], "lo");

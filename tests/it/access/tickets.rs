@@ -202,6 +202,50 @@ async fn a_used_ticket_admits_reconnects_that_carry_a_position_and_nothing_else(
 }
 
 #[tokio::test]
+async fn a_used_ticket_that_is_replayed_is_a_wrong_credential_and_a_reconnect_is_not() {
+    let provider = FakeProvider::new([Script::stream().token("Hel").stall()]).await;
+    let server = Server::before(&provider, KEYS).await;
+    let id = start(&server, "ann", Some("room")).await;
+    let first = format!("{id}-0000-0000000001");
+    let used = async || {
+        let single = ticket(&server, "ann", &json!({"session": "room", "single_use": true})).await;
+        assert_eq!(get(&server, &format!("/v1/sessions/room?ticket={single}")).await.status, 200);
+        single
+    };
+    let (kept, leaked) = (used().await, used().await);
+    let enter = async |ticket: &str, after: &[(&str, &str)]| {
+        let path = format!("/v1/sessions/room/ws?ticket={ticket}");
+        let mut socket = Socket::open_at(&server, &path, &[]).await?;
+        socket.hello(after).await;
+        Ok::<Socket, u16>(socket)
+    };
+    let reconnects = async || {
+        let events = format!("/v1/streams/{id}/events?ticket={kept}&after={first}");
+        assert_eq!(server.send(server.get(&events)).await.status(), 200);
+        let mut socket = enter(&kept, &[(&id, &first)]).await.unwrap();
+        socket.expect("welcome").await;
+        socket
+    };
+    for _ in 0..12 {
+        reconnects().await.leave().await;
+    }
+    let alone = format!("/v1/sessions/room?ticket={leaked}");
+    for _ in 0..5 {
+        assert_eq!(get(&server, &alone).await.status, 401);
+        assert_eq!(enter(&leaked, &[]).await.unwrap().closed().await, 4001);
+    }
+    assert_eq!(get(&server, &alone).await.status, 429);
+    assert_eq!(enter(&leaked, &[]).await.err(), Some(429));
+    let mut socket = reconnects().await;
+    // Nor is it a fresh credential for a socket that is open.
+    socket.say(&json!({"type": "auth", "id": "a", "data": {"ticket": kept}})).await;
+    assert_eq!(socket.until("error").await.pop().unwrap()["data"]["code"], "unauthorized");
+    socket.leave().await;
+    cancel(&server, "ann", &id).await;
+    server.finish().await;
+}
+
+#[tokio::test]
 async fn of_many_at_once_one_uses_a_ticket_for_single_use() {
     let server = Server::new(KEYS).await;
     let single = ticket(&server, "ann", &json!({"session": "room", "single_use": true})).await;
@@ -271,6 +315,30 @@ async fn a_ticket_of_one_node_is_good_on_another_and_used_up_for_all() {
     for server in [three, stranger] {
         soon("the end", server.finish()).await;
     }
+}
+
+#[tokio::test]
+async fn a_socket_is_told_that_the_store_is_away_and_nothing_of_the_store() {
+    let shared = Shared::new();
+    let server = Server::node(shared.node(0), KEYS).await;
+    let fresh = ticket(&server, "ann", &json!({"session": "room"})).await;
+    let mut socket = Socket::open(&server, "room", &[("authorization", "Bearer ann")]).await.unwrap();
+    socket.hello(&[]).await;
+    socket.expect("welcome").await;
+    shared.cut_off(0);
+    for message in [
+        json!({"type": "auth", "id": "a", "data": {"ticket": fresh}}),
+        json!({"type": "cancel", "id": "c", "data": {"stream": "01jxk3v9c2m4n5p6q7r8s9t0va"}}),
+    ] {
+        socket.say(&message).await;
+        let refused = socket.until("error").await.pop().unwrap();
+        let data = json!({"code": "store_unavailable", "message": "the server cannot reach its store",
+                          "retryable": true});
+        assert_eq!((&refused["id"], &refused["data"]), (&message["id"], &data));
+    }
+    shared.let_back(0);
+    socket.leave().await;
+    server.finish().await;
 }
 
 #[tokio::test]
