@@ -42,6 +42,7 @@ mod policies;
 mod resilience;
 mod responses;
 mod resume;
+mod rfc6455;
 mod rolling;
 mod rooms;
 mod shutdown;
