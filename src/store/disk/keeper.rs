@@ -177,6 +177,9 @@ fn archive_finished(logs: &Logs, leftovers: &mut Leftovers) -> io::Result<()> {
         kept.sealed_ms.is_some() && !kept.busy
     };
     let mut finished: Vec<Arc<Entry>> = lock(&logs.live).values().filter(settled).cloned().collect();
+    if finished.is_empty() {
+        return Ok(());
+    }
     finished.sort_unstable_by_key(|entry| entry.id);
     let made = finished.iter().filter_map(|entry| {
         let kept = entry.kept();

@@ -150,8 +150,8 @@ async fn asking_again_and_again_does_not_put_off_the_next_try() {
     eventually("the try that was asked for", || provider.asked() == 2).await;
     let asked_at = Instant::now();
     while provider.asked() == 2 {
-        // From then on asking would count again.
-        assert!(asked_at.elapsed() < Duration::from_secs(30));
+        // Well before asking counts again, which is after 30 s.
+        assert!(asked_at.elapsed() < Duration::from_secs(20));
         server.app.key_sets.ask().await;
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
