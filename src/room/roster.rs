@@ -185,7 +185,7 @@ impl Roster {
         own.word.member.connections += 1;
         own.word.member.role = own.word.member.role.max(role);
         if fresh {
-            own.word.revision = revision + 1;
+            own.word.revision = revision.saturating_add(1);
         }
         let about = &mut own.word.member.about;
         about.name = greeting.name.clone().or(about.name.take());
@@ -213,7 +213,7 @@ impl Roster {
         let mut about = newest.member.about;
         change(&mut about);
         own.word.member.about = about;
-        own.word.revision = newest.revision + 1;
+        own.word.revision = newest.revision.saturating_add(1);
         self.touch(user);
     }
 
@@ -278,7 +278,7 @@ impl Roster {
                 users.iter().for_each(|user| self.adopt(user));
                 self.changed.extend(users);
             }
-            Gossip::Changes { n, members, left } if known && n == other.n + 1 => {
+            Gossip::Changes { n, members, left } if known && other.n.checked_add(1) == Some(n) => {
                 other.n = n;
                 for user in left {
                     other.words.remove(&user);
@@ -402,7 +402,7 @@ impl Roster {
         let words = self.others.values().flat_map(|other| other.words.values());
         let words = words.chain(self.own.values().map(|own| &own.word));
         let users: BTreeSet<&str> = words.clone().map(|word| word.member.user.as_str()).collect();
-        (users.len(), words.map(|word| word.member.connections).sum())
+        (users.len(), total(words.map(|word| word.member.connections)))
     }
 
     pub fn knows(&self, user: &str) -> bool {
@@ -442,8 +442,13 @@ impl Roster {
 
     fn merged(&self, user: &str) -> Option<Member> {
         let mut member = self.newest(user)?.member.clone();
-        member.connections = self.words(user).map(|(_, word)| word.member.connections).sum();
+        member.connections = total(self.words(user).map(|(_, word)| word.member.connections));
         member.role = self.words(user).map(|(_, word)| word.member.role).max()?;
         Some(member)
     }
+}
+
+/// Other nodes may say any number.
+fn total(connections: impl Iterator<Item = u32>) -> u32 {
+    connections.fold(0, u32::saturating_add)
 }
