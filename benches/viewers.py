@@ -73,10 +73,11 @@ class Viewer:
     start_path = "/v1/chat/completions"
 
     def __init__(self, stream=None):
-        self.stream, self.connections, self.kept = stream, [], b""
+        self.stream, self.connections, self.kept, self.seams = stream, [], b"", []
 
     async def start(self, server, model):
-        body = json.dumps({"model": model, "stream": True, "messages": [{"role": "user", "content": "bench"}]}).encode()
+        ask = {"model": model, "stream": True, "stream_options": {"include_usage": True}}
+        body = json.dumps({**ask, "messages": [{"role": "user", "content": "bench"}]}).encode()
         headers = ["content-type: application/json"]
         connection = await Connection.open(server.url, "POST", self.start_path, headers, body)
         if connection.status != 200:
@@ -98,6 +99,7 @@ class Viewer:
         connection.transport.abort()
         if connection.status == 200:
             self.kept += self.keep(connection.body())
+            self.seams.append(len(self.kept))
 
     async def watch(self, server, model, cuts):
         """A whole stream. Each cut: how long to watch before it, and how long to stay away."""
@@ -119,6 +121,24 @@ class Viewer:
         """What the model said, as a client would put it together."""
         data = [line[6:] for line in self.kept.split(b"\n") if line.startswith(b"data: {")]
         return "".join(choice["delta"].get("content") or "" for line in data for choice in json.loads(line)["choices"])
+
+
+    def complete(self, tokens):
+        """Whether it has that many tokens and the end, nothing else, nothing twice and in order. Each token has the time at
+        which it was said. A late upstream says several at once, of which two may have the same microsecond; on both
+        sides of a cut that is one token twice."""
+        stamps = re.findall(r" @(\d{16})", self.text())
+        if not self.done or len(stamps) != tokens or len(self.text()) != 18 * tokens or stamps != sorted(stamps):
+            return False
+        found = list(STAMP.finditer(self.kept))
+        twice = [(a.end(), b.end()) for a, b in zip(found, found[1:]) if a[1] == b[1]]
+        return not any(a <= seam < b for a, b in twice for seam in self.seams)
+
+    def twice(self, moment):
+        """Tokens that came again after others, or where one node took over from another at that moment."""
+        stamps = [int(stamp) for stamp in STAMP.findall(self.kept)]
+        before = [stamp for stamp in stamps if stamp <= moment * 1e6]
+        return sum(a > b for a, b in zip(stamps, stamps[1:])) + (len(before) > 1 and before[-1] == before[-2])
 
 
 class RelaystreamViewer(Viewer):
@@ -158,7 +178,7 @@ class Seen:
 
     def whole(self):
         """Viewers that have every token once and in order, nothing else, and were told the end."""
-        return sum(viewer.done and complete(viewer.text(), self.tokens) for viewer in self.viewers)
+        return sum(viewer.complete(self.tokens) for viewer in self.viewers)
 
     def bytes(self):
         return sum(len(data) for viewer in self.viewers for each in viewer.connections for _, data in each.parts)
@@ -180,13 +200,3 @@ class Seen:
             if missed:
                 caught_up.append(missed[-1] - connection.asked)
         return first, caught_up, refused
-
-
-def complete(text, tokens):
-    """Every token has a time stamp of its own, so that a lost, doubled or displaced one shows."""
-    stamps = re.findall(r" @(\d{16})", text)
-    return len(text) == 18 * tokens and len(stamps) == tokens and rising(stamps)
-
-
-def rising(stamps):
-    return all(a < b for a, b in zip(stamps, stamps[1:]))
