@@ -5,7 +5,7 @@
 //     GET  /streams/ID?resumeAt=N     goes on after N characters; 422 if it is over, 404 if there is none
 //
 // PORT, UPSTREAM (up to and including /v1) and REDIS_URL (which the library reads) are its environment. Both ends are
-// node:http and plain loops: fetch, TextDecoderStream and Readable.fromWeb in their place took 1.7 times the CPU.
+// node:http and plain loops: fetch, TextDecoderStream and Readable.fromWeb in their place took about 1.7 times the CPU.
 
 import { randomUUID } from "node:crypto";
 import { createServer, request as ask } from "node:http";
