@@ -6,8 +6,6 @@ import re
 import statistics
 from pathlib import Path
 
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-
 
 class Figure:
     """One figure over the rounds of a run."""
@@ -197,8 +195,9 @@ def render(results):
     return "\n".join(parts).rstrip() + "\n"
 
 
-def write(file, results):
-    text = file.read_text()
-    before, rest = text.split(BEGIN, 1)
-    _, after = rest.split(END, 1)
-    file.write_text(f"{before}{BEGIN}\n{render(results)}{END}{after}")
+def put(file, part, text):
+    """Between the part's markers."""
+    begin, end = f"<!-- {part}: begin -->", f"<!-- {part}: end -->"
+    before, rest = file.read_text().split(begin, 1)
+    _, after = rest.split(end, 1)
+    file.write_text(f"{before}{begin}\n{text}{end}{after}")

@@ -21,8 +21,8 @@ function wrong(what) {
   tally.wrong[what] = (tally.wrong[what] ?? 0) + 1;
 }
 
-function closed(member, code) {
-  wrong(`closed with ${code}`);
+function closed(member, code, reason) {
+  wrong(`closed with ${code} ${reason}`.trim());
 }
 
 function heard(member, fact, bytes) {
@@ -155,7 +155,7 @@ function judge() {
   };
 }
 
-function process_() {
+function server() {
   const fields = readFileSync(`/proc/${args.pid}/stat`, "latin1").split(") ")[1].split(" ");
   const size = (name) => Number(new RegExp(`${name}:\\s+(\\d+)`).exec(readFileSync(`/proc/${args.pid}/status`, "latin1"))[1]);
   return { cpu: (Number(fields[11]) + Number(fields[12])) / 100, rssKib: size("VmRSS"), peakKib: size("VmHWM") };
@@ -176,10 +176,10 @@ function latency(share) {
 }
 
 const tokens = (seconds * 1000) / tokenMs;
-const empty = process_();
+const empty = server();
 await fill();
 await pause(1000);
-const before = process_();
+const before = server();
 const [bytes, own, began] = [received.bytes, process.cpuUsage(), performance.now()];
 measuring = true;
 staying[0].say(run.dialect.start(`${tokens}x${tokenMs}`));
@@ -188,7 +188,7 @@ const acted = performance.now();
 await until("all have seen all", converged);
 measuring = false;
 const ended = performance.now();
-const after = process_();
+const after = server();
 const used = process.cpuUsage(own);
 console.log(JSON.stringify({
   seconds: (ended - began) / 1000,

@@ -19,7 +19,7 @@ function read(dialect, raw, token) {
 }
 
 export class Member {
-  /** `run`: what all members share: {port, dialect, heard(member, fact, bytes), closed(member, code), wrong(what)}. */
+  /** `run`: what all members share: {port, dialect, heard(member, fact, bytes), closed(member, code, reason), wrong(what)}. */
   constructor(run, user, token) {
     Object.assign(this, { run, user, token, state: "out" });
   }
@@ -30,10 +30,10 @@ export class Member {
     const socket = new Socket(port, dialect.path, dialect.headers(this.token), {
       open: () => this.say(dialect.open()),
       text: (raw) => this.hear(read(dialect, raw, this.token), raw.length),
-      closed: (code) => {
+      closed: (code, reason) => {
         const expected = this.state === "leaving";
         this.state = "out";
-        if (!expected) this.run.closed(this, code);
+        if (!expected) this.run.closed(this, code, reason);
       },
     });
     this.socket = socket;

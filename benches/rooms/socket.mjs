@@ -11,18 +11,19 @@ const buffer = Buffer.allocUnsafe(256 * 1024);
 export const received = { bytes: 0 };
 
 export class Socket {
-  /** `on`: open(), text(latin1), closed(code). */
+  /** `on`: open(), text(latin1), closed(code, reason). */
   constructor(port, path, headers, on) {
     this.on = on;
     this.rest = null;
     this.code = 1006;
+    this.reason = "";
     const callback = (n, chunk) => this.read(chunk.subarray(0, n));
     this.tcp = net.connect({ port, host: "127.0.0.1", noDelay: true, onread: { buffer, callback } });
     this.tcp.on("connect", () => this.tcp.write(
       `GET ${path} HTTP/1.1\r\nHost: 127.0.0.1:${port}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n` +
       `Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n${headers}\r\n`, "latin1"));
     this.tcp.on("error", () => {});
-    this.tcp.on("close", () => this.on.closed(this.code));
+    this.tcp.on("close", () => this.on.closed(this.code, this.reason));
     this.upgraded = false;
   }
 
@@ -94,6 +95,7 @@ export class Socket {
 
   closed(data, from, size) {
     this.code = size >= 2 ? data.readUInt16BE(from) : 1005;
+    this.reason = data.latin1Slice(from + 2, from + size);
     this.tcp.destroySoon();
   }
 }
