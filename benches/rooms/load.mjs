@@ -50,7 +50,7 @@ function token(user) {
   return `${signed}.${createHmac("sha256", args.secret).update(signed).digest("base64url")}`;
 }
 
-// Of those who come and go, each is there for two seconds and away for two.
+// Of those who come and go, each is there for two seconds and away for two, if the server keeps up.
 const all = Array.from({ length: count + 2 * churn }, (_, n) => `user-${String(n).padStart(5, "0")}`);
 const people = all.map((user) => new Member(run, user, token(user)));
 const staying = people.slice(0, count - 2 * churn);
@@ -121,19 +121,21 @@ async function act() {
 }
 
 const inside = () => people.filter((member) => member.state === "in");
+/** Those who stayed; whoever was closed is told of by that. */
+const throughout = () => staying.filter((member) => member.state === "in");
 
 function converged() {
   if (people.some((member) => member.state === "coming" || member.state === "leaving")) return false;
-  const here = inside();
-  const length = staying[0].text.length;
+  const [here, stayed] = [inside(), throughout()];
+  const length = stayed[0]?.text.length;
   return here.every((member) => member.view.size === here.length && member.text.length === length)
-    && staying.every((member) => member.done && member.seen.length === tally.said.size);
+    && stayed.every((member) => member.done && member.seen.length === tally.said.size);
 }
 
 /** How many members hold something else than they should. */
 function judge() {
-  const here = inside();
-  const [{ seen, text }] = staying;
+  const [here, stayed] = [inside(), throughout()];
+  const { seen, text, done } = stayed[0] ?? staying[0];
   const users = here.map((member) => member.user);
   const complete = [...tally.said.keys()].every((n) => seen.includes(n)) && seen.length === tally.said.size;
   const within = (member) => {
@@ -142,15 +144,15 @@ function judge() {
   };
   const count = (list, bad) => list.filter(bad).length;
   return {
-    "members that see others than are there": count(here, (member) => member.view.size !== here.length || users.some((user) => !member.view.has(user))),
-    "members at another version": count(here, (member) => member.version !== here[0].version),
+    "members that see others than are there": count(here, ({ view }) => view.size !== here.length || !users.every((user) => view.has(user))),
+    "members at another version": count(here, ({ version }) => version !== here[0].version),
     "messages lost or doubled": complete ? 0 : Math.abs(tally.said.size - seen.length) || 1,
-    "members with another order": count(staying, (member) => member.seen.join() !== seen.join()),
+    "members with another order": count(stayed, (member) => member.seen.join() !== seen.join()),
     "visitors with a hole": count(here.filter((member) => !member.stays), (member) => !within(member)),
     "tokens lost or doubled": Math.abs(text.split("@").length - 1 - tokens),
     "members with another text": count(here, (member) => member.text !== text),
     "messages without one ack": count([...tally.said.values()], ({ acks }) => acks.length !== 1),
-    "streams not completed": staying[0].done === "completed" ? 0 : 1,
+    "streams not completed": done === "completed" ? 0 : 1,
     ...tally.wrong,
   };
 }
