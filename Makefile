@@ -91,9 +91,10 @@ redis:
 	$(call debian,redis-server redis-sentinel,the tests need redis-server and redis-sentinel$(COMMA) version 7 or later: install them)
 
 .PHONY: bench
-bench: ## Measure the performance budget beside nginx, nchan and resumable-stream, write BENCHMARKS.md
+bench: ## Measure the performance budget beside nginx, nchan, socket.io and resumable-stream, write BENCHMARKS.md
 	@$(LIMIT)
 	benches/run
+	benches/room --write "$(TARGET)/release/relaystream"
 	benches/resume --write "$(TARGET)/release/relaystream"
 
 .PHONY: fuzz
@@ -117,4 +118,4 @@ test-model: ## Against a real small model; compiles llama.cpp, so it takes a whi
 .PHONY: clean
 clean: ## Remove what was built and installed here (./data, the streams, stays)
 	@cargo clean
-	rm -rf tests/sdk/node_modules tests/sdk/.venv tests/sdk/.cache benches/resumable-stream/node_modules
+	rm -rf tests/sdk/node_modules tests/sdk/.venv tests/sdk/.cache benches/rooms/node_modules benches/resumable-stream/node_modules

@@ -2,7 +2,6 @@
 
 from table import Figure, machine, put, ratios
 
-BEGIN, END = "<!-- resume: begin -->", "<!-- resume: end -->"
 NAMES = ("resumable-stream", "relaystream")
 
 
@@ -85,4 +84,4 @@ def render(results):
 
 
 def write(file, results):
-    put(file, render(results), BEGIN, END)
+    put(file, "resume", render(results))

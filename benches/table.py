@@ -6,8 +6,6 @@ import re
 import statistics
 from pathlib import Path
 
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-
 
 class Figure:
     """One figure over the rounds of a run."""
@@ -197,12 +195,9 @@ def render(results):
     return "\n".join(parts).rstrip() + "\n"
 
 
-def write(file, results):
-    put(file, render(results), BEGIN, END)
-
-
-def put(file, table, begin, end):
-    """Replaces what stands between two markers."""
+def put(file, part, text):
+    """Between the part's markers."""
+    begin, end = f"<!-- {part}: begin -->", f"<!-- {part}: end -->"
     before, rest = file.read_text().split(begin, 1)
     _, after = rest.split(end, 1)
-    file.write_text(f"{before}{begin}\n{table}{end}{after}")
+    file.write_text(f"{before}{begin}\n{text}{end}{after}")
