@@ -20,6 +20,8 @@ import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
+import { chatExample } from './run-chat.mjs';
+
 const EXAMPLES = path.dirname(fileURLToPath(import.meta.url));
 const ROOT = path.dirname(EXAMPLES);
 const SDK = path.join(ROOT, 'tests', 'sdk');
@@ -87,16 +89,16 @@ async function freePort() {
   return port;
 }
 
-async function startRelaystream() {
+async function startRelaystream(name = 'server', env = {}) {
   await access(BIN).catch(() => { throw new Error(`no server at ${BIN}: build it with cargo build --examples --bins`); });
   const port = await freePort();
   const url = `http://127.0.0.1:${port}`;
-  const cwd = path.join(DIR, 'server');
-  const logFile = path.join(DIR, 'server.log');
+  const cwd = path.join(DIR, name);
+  const logFile = path.join(DIR, `${name}.log`);
   await mkdir(cwd);
   const child = spawn(BIN, ['serve'], {
     cwd,
-    env: environment({ RELAYSTREAM_LISTEN: `127.0.0.1:${port}` }),
+    env: environment({ RELAYSTREAM_LISTEN: `127.0.0.1:${port}`, ...env }),
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   children.add(child);
@@ -202,13 +204,31 @@ async function browserExample(url) {
 }
 
 async function openBrowser(name) {
+  const { chromium, options } = await browserOptions();
+  return chromium.launchPersistentContext(path.join(DIR, name), options);
+}
+
+/** For people in browsers of their own: contexts that share nothing. */
+async function launchBrowser() {
+  const { chromium, options } = await browserOptions();
+  return chromium.launch(options);
+}
+
+async function browserOptions() {
   const { chromium } = createRequire(await borrowed('package.json'))('playwright-core');
-  return chromium.launchPersistentContext(path.join(DIR, name), {
+  const options = {
     executablePath: await findChromium(),
     headless: true,
     chromiumSandbox: false,
     args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
       '--disable-background-networking', '--disable-component-update', '--disable-sync'],
+  };
+  return { chromium, options };
+}
+
+async function chat() {
+  await chatExample({
+    startRelaystream, launchBrowser, breakableLine, freePort, environment, children, stop, json, same, patience: PATIENCE_MS,
   });
 }
 
@@ -315,6 +335,29 @@ async function cutOnce(port, pathPrefix, afterBytes) {
   return line;
 }
 
+/** A TCP line to the server: `cut` tears what goes through it, `down` also refuses what comes, until `up`. */
+async function breakableLine(port) {
+  const sockets = new Set();
+  let refusing = false;
+  const line = { torn: 0 };
+  line.url = `http://127.0.0.1:${await listen(net.createServer(client => {
+    if (refusing) return client.resetAndDestroy();
+    const server = net.connect(port, '127.0.0.1');
+    for (const [from, to] of [[client, server], [server, client]]) {
+      sockets.add(from);
+      from.pipe(to).on('error', () => to.destroy());
+      from.on('close', () => { sockets.delete(from); to.destroy(); });
+    }
+  }))}`;
+  line.cut = () => {
+    line.torn += 1;
+    for (const socket of sockets) socket.resetAndDestroy();
+  };
+  line.down = () => { refusing = true; line.cut(); };
+  line.up = () => { refusing = false; };
+  return line;
+}
+
 async function findChromium() {
   if (process.env.CHROMIUM) return process.env.CHROMIUM;
   for (const folder of (process.env.PATH ?? '').split(path.delimiter)) {
@@ -350,6 +393,7 @@ const examples = [
   ['python-openai', pythonExample],
   ['node-openai', nodeExample],
   ['ai-sdk', aiSdkExample],
+  ['chat-websocket', chat],
   ...(await readdir(EXAMPLES)).filter(file => file.endsWith('.rs')).sort()
     .map(file => [path.basename(file, '.rs'), url => rustExample(url, path.basename(file, '.rs'))]),
 ];

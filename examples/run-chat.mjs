@@ -1,0 +1,286 @@
+// The check of examples/chat-websocket: four people with a real backend for their tickets, each in a browser of their own, one
+// of them behind a line that is cut. Called by run.mjs, which lends the processes and the browser.
+
+import { spawn } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
+import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+
+const FOLDER = path.join(import.meta.dirname, 'chat-websocket');
+const SESSION = 'harbour';
+const LINGER_MS = 4000;
+const PASSWORDS = { ada: 'lovelace', bo: 'diddley', cleo: 'asp', vera: 'watches' };
+const EARLIER = 120; // more than two pages of history
+
+export async function chatExample({ startRelaystream, launchBrowser, breakableLine, freePort, environment, children, stop, json, same, patience }) {
+  const [port, key] = [await freePort(), randomUUID()];
+  const pages = `http://127.0.0.1:${port}`;
+  const { url, child } = await startRelaystream('chat', {
+    RELAYSTREAM_AUTH__KEYS: `[{ key = "${key}", user = "backend", role = "owner", sessions = ["*"] }]`,
+    RELAYSTREAM_SERVER__ALLOWED_ORIGINS: `["${pages}"]`,
+    RELAYSTREAM_ROOMS__LINGER_MS: `${LINGER_MS}`,
+    RELAYSTREAM_ROOMS__TYPING_MS: '2000',
+    RELAYSTREAM_ROOMS__HISTORY_BYTES: '65536',
+    RELAYSTREAM_LIMITS__REQUESTS_PER_MINUTE: '0',
+  });
+  const backend = spawn(process.execPath, [path.join(FOLDER, 'tickets.mjs')], {
+    env: environment({ RELAYSTREAM: url, RELAYSTREAM_KEY: key, PORT: `${port}` }), stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  children.add(backend);
+  await new Promise((done, failed) => backend.stdout.once('data', done) && backend.once('exit', () => failed(new Error('tickets.mjs ended'))));
+  const line = await breakableLine(new URL(url).port);
+  const browser = await launchBrowser();
+  const people = {};
+  try {
+    const owner = { authorization: `Bearer ${key}`, 'content-type': 'application/json' };
+    const post = content => json(`${url}/v1/sessions/${SESSION}/messages`, {
+      method: 'POST', headers: owner, body: JSON.stringify({ content, type: 'system' }),
+    });
+    const come = async (name, { server = url, width = 1280 } = {}) => {
+      const context = await browser.newContext({
+        viewport: { width, height: 800 }, httpCredentials: { username: name, password: PASSWORDS[name] },
+      });
+      people[name] = await context.newPage();
+      people[name].setDefaultTimeout(patience);
+      const query = new URLSearchParams({ server, tickets: '/tickets', room: SESSION });
+      await people[name].goto(`${pages}/?${query}`);
+      await people[name].click('#join button');
+      await people[name].waitForSelector('#state[data-state=open]');
+      return people[name];
+    };
+    for (let n = 0; n < EARLIER; n += 1) await post(`earlier ${n}`);
+
+    const [ada, bo, cleo] = [await come('ada'), await come('bo'), await come('cleo', { server: line.url })];
+    const everyone = [ada, bo, cleo];
+    const scene = { ada, bo, cleo, everyone, people, line, url, owner, post, come, json, same };
+    for (const step of [presence, history, order, typing, cursors, stream, cancel, reload, offline, viewer, leaving, kicked, reset]) {
+      try {
+        await step(scene);
+      } catch (error) {
+        throw new Error(`${step.name}: ${error.message}`);
+      }
+    }
+  } finally {
+    await browser.close();
+    for (const process of [backend, child]) {
+      await stop(process);
+      children.delete(process);
+    }
+  }
+}
+
+// ---------------------------------------------------------------- what a page shows
+
+const until = (page, test, argument) => page.waitForFunction(test, argument);
+const gone = (page, selector) => page.waitForSelector(selector, { state: 'detached' });
+const talk = page => page.locator('.message:not([data-state]) .content').allTextContents();
+const member = user => `#members [data-user=${user}]`;
+
+async function say(page, words, button = '#send') {
+  await page.fill('#words', words);
+  await page.click(button);
+}
+
+const has = (page, words) => until(page, words => [...document.querySelectorAll('.message:not([data-state]) .content')]
+  .some(item => item.textContent === words), words);
+
+/** Everybody has heard the last words, and nothing of anybody's waits. Returns what they all show. */
+async function agreed({ everyone, same }, last) {
+  for (const page of everyone) {
+    for (const words of last) await has(page, words);
+    await gone(page, '.message[data-state]');
+  }
+  const [first, ...others] = await Promise.all(everyone.map(talk));
+  for (const other of others) same(other.slice(-40).join('\n'), first.slice(-40).join('\n'), 'what a page shows of the talk');
+  for (const words of last) same(first.filter(shown => shown === words).length, 1, `how often "${words}" is there`);
+  return first;
+}
+
+const shot = async (page, name) => {
+  if (process.env.SCREENSHOTS) await page.screenshot({ path: path.join(process.env.SCREENSHOTS, `chat-${name}.png`) });
+};
+
+// ---------------------------------------------------------------- the steps
+
+async function presence({ everyone }) {
+  for (const page of everyone) for (const user of ['ada', 'bo', 'cleo']) await page.waitForSelector(`${member(user)}[data-status=online]`);
+}
+
+/** Scrolled up to its beginning, by page. */
+async function history({ ada, bo, same }) {
+  await has(ada, `earlier ${EARLIER - 1}`);
+  if ((await talk(ada)).length >= EARLIER) throw new Error('all of the history came at once');
+  for (const page of [ada, bo]) {
+    while (await page.locator('#beginning').isHidden()) {
+      await page.locator('#log').evaluate(log => { log.scrollTop = 0; log.dispatchEvent(new Event('scroll')); });
+      await sleep(50);
+    }
+    same((await talk(page)).join(), Array.from({ length: EARLIER }, (_, n) => `earlier ${n}`).join(), 'the history');
+    await page.locator('#log').evaluate(log => { log.scrollTop = log.scrollHeight; });
+  }
+}
+
+async function order(scene) {
+  const { everyone } = scene;
+  const words = everyone.map((_, who) => [0, 1, 2].map(n => `from ${who}, ${n}`));
+  await Promise.all(everyone.map(async (page, who) => { for (const each of words[who]) await say(page, each); }));
+  const markup = '<img src=x onerror="document.title=1"><b>bold</b>';
+  await say(scene.bo, markup);
+  await agreed(scene, [...words.flat(), markup]);
+  for (const page of everyone) scene.same(await page.locator('#messages img, #messages .content b').count(), 0, 'elements made of words');
+}
+
+async function typing({ ada, bo, same }) {
+  await bo.locator('#words').pressSequentially('hm');
+  for (const [page, shown] of [[ada, 'Bo is typing…'], [bo, '']]) {
+    await until(page, shown => document.getElementById('typing').textContent === shown, shown);
+  }
+  await until(ada, () => document.getElementById('typing').textContent === '');
+  same(await bo.locator('#words').inputValue(), 'hm', 'what is not sent yet');
+  await bo.fill('#words', '');
+}
+
+async function cursors({ ada, bo, same }) {
+  const box = await bo.locator('#pane').boundingBox();
+  for (let n = 0; n <= 20; n += 1) await bo.mouse.move(box.x + box.width * n / 40, box.y + 100 + n);
+  await ada.waitForSelector('.cursor[data-user=bo]');
+  same(await bo.locator('.cursor').count(), 0, 'cursors of our own');
+  // It rests in the middle, as far down as it was sent last.
+  await until(ada, () => {
+    const [cursor, pane] = ['.cursor', '#pane'].map(part => document.querySelector(part).getBoundingClientRect());
+    return Math.abs(cursor.left - pane.left - pane.width / 2) < 3;
+  });
+  await bo.mouse.move(box.x + box.width + 200, box.y + 300);
+  await gone(ada, '.cursor[data-user=bo]');
+}
+
+const newest = page => page.locator('.answer').last();
+const written = (page, status) => page.waitForSelector(`.answer:last-of-type[data-status=${status}]`);
+const longer = (page, n) => until(page, n => document.querySelector('.answer:last-of-type .said')?.textContent.length > n, n);
+
+/** One asks, all read the same; one of them through a line that is cut twice, and talks meanwhile. */
+async function stream(scene) {
+  const { ada, bo, cleo, everyone, line, url, owner, json, same } = scene;
+  await say(bo, 'Why is the sky blue?', '#ask');
+  await longer(cleo, 40);
+  for (const [page, may] of [[ada, true], [bo, true], [cleo, false]]) {
+    await page.waitForSelector('.answer:last-of-type[data-by=bo]');
+    same(await newest(page).locator('.stop').isVisible(), may, 'whether the answer can be stopped');
+  }
+  line.down();
+  await cleo.waitForSelector('#state:not([data-state=open])');
+  await say(cleo, 'said while the line was cut');
+  await cleo.waitForSelector('.message[data-state=pending]');
+  await shot(cleo, 'cut');
+  await say(ada, 'said to those who are there');
+  await has(bo, 'said to those who are there');
+  line.up();
+  await cleo.waitForSelector('#state[data-state=open]');
+  line.cut();
+  for (const page of everyone) await written(page, 'completed');
+  const id = await newest(bo).getAttribute('data-stream');
+  const { text } = await json(`${url}/v1/streams/${id}`, { headers: owner });
+  for (const page of everyone) same(await newest(page).locator('.said').textContent(), text, 'the answer');
+  await agreed(scene, ['said while the line was cut', 'said to those who are there', 'Why is the sky blue?']);
+  if (line.torn < 2) throw new Error('the line was not cut');
+  await shot(ada, 'answer');
+}
+
+async function cancel({ ada, bo, everyone, same }) {
+  await say(bo, 'And at night?', '#ask');
+  await until(ada, () => document.querySelectorAll('.answer').length === 2);
+  await longer(ada, 20);
+  await newest(ada).locator('.stop').click();
+  for (const page of everyone) {
+    await written(page, 'cancelled');
+    same(await newest(page).locator('.status').textContent(), 'stopped by Ada', 'how it ended');
+  }
+  same(await newest(bo).locator('.said').textContent(), await newest(ada).locator('.said').textContent(), 'the stopped answer');
+}
+
+/** A reload is no news to the others, and shows what was there before. */
+async function reload(scene) {
+  const { ada, bo, same } = scene;
+  await ada.evaluate(() => {
+    const list = document.getElementById('members');
+    window.flaps = [];
+    window.watching = new MutationObserver(() => window.flaps.push([...list.children].map(({ dataset }) => `${dataset.user} ${dataset.status}`).sort().join()));
+    window.watching.observe(list, { childList: true });
+  });
+  const before = [await newest(bo).locator('.said').textContent(), (await talk(bo)).at(-1)];
+  await bo.reload();
+  await bo.waitForSelector('#state[data-state=open]');
+  await until(bo, () => document.querySelectorAll('.answer').length === 2);
+  await has(bo, before[1]);
+  same(await newest(bo).locator('.said').textContent(), before[0], 'the answer after a reload');
+  await sleep(LINGER_MS + 500);
+  const flaps = await ada.evaluate(() => { window.watching.disconnect(); return window.flaps; });
+  for (const seen of flaps) same(seen, 'ada online,bo online,cleo online', 'the members during a reload');
+  await say(bo, 'back again');
+  await agreed(scene, ['back again']);
+}
+
+/** What is said without a line survives a reload, and comes once. */
+async function offline(scene) {
+  const { cleo, line, people } = scene;
+  line.down();
+  await cleo.waitForSelector('#state:not([data-state=open])');
+  for (const words of ['first of two', 'second of two']) await say(cleo, words);
+  await cleo.reload();
+  line.up();
+  await people.cleo.waitForSelector('#state[data-state=open]');
+  const all = await agreed(scene, ['first of two', 'second of two']);
+  scene.same(all.slice(-2).join(), 'first of two,second of two', 'the last words');
+}
+
+async function viewer(scene) {
+  const { ada, come, same } = scene;
+  const vera = await come('vera', { width: 390 });
+  await has(vera, 'second of two');
+  await ada.waitForSelector(`${member('vera')}[data-role=viewer]`);
+  same(await vera.locator('#words').isDisabled(), true, 'whether a viewer may write');
+  // Somebody who knows how enables the form: the server still says no.
+  await vera.evaluate(() => { for (const control of document.getElementById('composer').elements) control.disabled = false; });
+  await say(vera, 'a viewer speaks');
+  await vera.waitForSelector('.message[data-state=refused]');
+  await until(vera, () => document.getElementById('trouble').textContent.includes('role'));
+  await say(ada, 'nobody heard the viewer');
+  const all = await agreed(scene, ['nobody heard the viewer']);
+  same(all.includes('a viewer speaks'), false, 'whether a viewer was heard');
+  await shot(vera, 'phone');
+  await vera.click('nav [data-part=answers]');
+  await shot(vera, 'phone-model');
+}
+
+/** Whoever closes the page is gone, once it has not come back for a while. */
+async function leaving({ bo, cleo, everyone, same }) {
+  await cleo.close();
+  everyone.splice(everyone.indexOf(cleo), 1);
+  await sleep(LINGER_MS / 4);
+  same(await bo.locator(member('cleo')).count(), 1, 'whether the others see at once that somebody left');
+  for (const page of everyone) await gone(page, member('cleo'));
+}
+
+async function kicked({ ada, bo, people }) {
+  await ada.click(`${member('vera')} .kick`);
+  await people.vera.waitForSelector('#state[data-state=stopped][data-code="4005"]');
+  for (const page of [ada, bo]) await gone(page, member('vera'));
+  await people.vera.waitForSelector('#words:disabled', { state: 'attached' });
+}
+
+/** So much is said meanwhile that a page's place is no longer kept: it is told so, and shows what there is. */
+async function reset(scene) {
+  const { ada, line, post, come, everyone, same } = scene;
+  const cleo = await come('cleo', { server: line.url });
+  await has(cleo, 'nobody heard the viewer');
+  line.down();
+  await cleo.waitForSelector('#state:not([data-state=open])');
+  for (let n = 0; n < 40; n += 1) await post(`${n} `.padEnd(4000, '·'));
+  await post('the last of many');
+  line.up();
+  await has(cleo, 'the last of many');
+  const shown = await talk(cleo);
+  same(shown.includes('nobody heard the viewer'), false, 'whether what was cut off is shown');
+  same(shown.join('\n'), (await talk(ada)).slice(-shown.length).join('\n'), 'what is kept');
+  everyone.push(cleo);
+}
