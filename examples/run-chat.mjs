@@ -2,7 +2,9 @@
 // of them behind a line that is cut. Called by run.mjs, which lends the processes and the browser.
 
 import { spawn } from 'node:child_process';
-import { randomUUID } from 'node:crypto';
+import { createHmac, randomUUID } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import http from 'node:http';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
@@ -10,13 +12,19 @@ const FOLDER = path.join(import.meta.dirname, 'chat-websocket');
 const SESSION = 'harbour';
 const LINGER_MS = 4000;
 const PASSWORDS = { ada: 'lovelace', bo: 'diddley', cleo: 'asp', vera: 'watches' };
+const SECRET = randomUUID();
 const EARLIER = 120; // more than two pages of history
 
-export async function chatExample({ startRelaystream, launchBrowser, breakableLine, freePort, environment, children, stop, json, same, patience }) {
+/** `openAccess`: a server that knows nobody. Everything else is run.mjs's own. */
+export async function chatExample(openAccess, lent) {
+  const { startRelaystream, launchBrowser, breakableLine, listen, freePort, environment, children, stop, json, same, patience } = lent;
   const [port, key] = [await freePort(), randomUUID()];
   const pages = `http://127.0.0.1:${port}`;
   const { url, child } = await startRelaystream('chat', {
     RELAYSTREAM_AUTH__KEYS: `[{ key = "${key}", user = "backend", role = "owner", sessions = ["*"] }]`,
+    RELAYSTREAM_AUTH__JWT__SECRET: SECRET,
+    RELAYSTREAM_AUTH__JWT__LEEWAY_S: '0',
+    RELAYSTREAM_ROOMS__EXPIRY_GRACE_MS: '2000',
     RELAYSTREAM_SERVER__ALLOWED_ORIGINS: `["${pages}"]`,
     RELAYSTREAM_ROOMS__LINGER_MS: `${LINGER_MS}`,
     RELAYSTREAM_ROOMS__TYPING_MS: '2000',
@@ -36,12 +44,13 @@ export async function chatExample({ startRelaystream, launchBrowser, breakableLi
     const post = content => json(`${url}/v1/sessions/${SESSION}/messages`, {
       method: 'POST', headers: owner, body: JSON.stringify({ content, type: 'system' }),
     });
-    const come = async (name, { server = url, width = 1280 } = {}) => {
+    const come = async (name, { server = url, width = 1280, clock = false } = {}) => {
       const context = await browser.newContext({
         viewport: { width, height: 800 }, httpCredentials: { username: name, password: PASSWORDS[name] },
       });
       people[name] = await context.newPage();
       people[name].setDefaultTimeout(patience);
+      if (clock) await people[name].clock.install();
       const query = new URLSearchParams({ server, tickets: '/tickets', room: SESSION });
       await people[name].goto(`${pages}/?${query}`);
       await people[name].click('#join button');
@@ -52,8 +61,8 @@ export async function chatExample({ startRelaystream, launchBrowser, breakableLi
 
     const [ada, bo, cleo] = [await come('ada'), await come('bo'), await come('cleo', { server: line.url })];
     const everyone = [ada, bo, cleo];
-    const scene = { ada, bo, cleo, everyone, people, line, url, owner, post, come, json, same };
-    for (const step of [presence, history, order, typing, cursors, stream, cancel, reload, offline, viewer, leaving, kicked, reset]) {
+    const scene = { ada, bo, cleo, everyone, people, browser, listen, openAccess, line, url, owner, post, come, json, same };
+    for (const step of [presence, history, order, typing, cursors, stream, cancel, reload, offline, viewer, leaving, kicked, reset, silence, expiry, door]) {
       try {
         await step(scene);
       } catch (error) {
@@ -91,7 +100,9 @@ async function agreed({ everyone, same }, last) {
     await gone(page, '.message[data-state]');
   }
   const [first, ...others] = await Promise.all(everyone.map(talk));
-  for (const other of others) same(other.slice(-40).join('\n'), first.slice(-40).join('\n'), 'what a page shows of the talk');
+  // Who came later has read less of the history, down to the page's own beginning.
+  const common = Math.min(first.length, ...others.map(other => other.length));
+  for (const other of others) same(other.slice(-common).join('\n'), first.slice(-common).join('\n'), 'what a page shows of the talk');
   for (const words of last) same(first.filter(shown => shown === words).length, 1, `how often "${words}" is there`);
   return first;
 }
@@ -271,7 +282,7 @@ async function kicked({ ada, bo, people }) {
 /** So much is said meanwhile that a page's place is no longer kept: it is told so, and shows what there is. */
 async function reset(scene) {
   const { ada, line, post, come, everyone, same } = scene;
-  const cleo = await come('cleo', { server: line.url });
+  const cleo = await come('cleo', { server: line.url, clock: true });
   await has(cleo, 'nobody heard the viewer');
   line.down();
   await cleo.waitForSelector('#state:not([data-state=open])');
@@ -283,4 +294,62 @@ async function reset(scene) {
   same(shown.includes('nobody heard the viewer'), false, 'whether what was cut off is shown');
   same(shown.join('\n'), (await talk(ada)).slice(-shown.length).join('\n'), 'what is kept');
   everyone.push(cleo);
+}
+
+/** The line takes everything and passes nothing on: the page asks, hears nothing, and comes back by another connection. */
+async function silence(scene) {
+  const { ada, people: { cleo }, line } = scene;
+  line.hush();
+  await say(ada, 'into the silence');
+  for (const seconds of [21, 9]) await cleo.clock.fastForward(seconds * 1000);
+  await agreed(scene, ['into the silence']);
+}
+
+/** A token that ends while the socket is open is replaced on it, unseen by anybody. */
+async function expiry({ ada, url, same }) {
+  const part = value => Buffer.from(JSON.stringify(value)).toString('base64url');
+  await ada.exposeFunction('token', seconds => {
+    const claims = { sub: 'ada', exp: Math.floor(Date.now() / 1000) + seconds, sessions: { [SESSION]: 'viewer' } };
+    const signed = `${part({ alg: 'HS256', typ: 'JWT' })}.${part(claims)}`;
+    return `${signed}.${createHmac('sha256', SECRET).update(signed).digest('base64url')}`;
+  });
+  const seen = await ada.evaluate(async ([server, session]) => {
+    const { Room } = await import('/room.js');
+    const [seen, lives] = [[], [2, 600]];
+    const room = new Room({ server, session, credential: async () => ({ token: await window.token(lives.shift()) }) });
+    room.addEventListener('state', ({ detail }) => seen.push(detail.state));
+    const expired = new Promise(done => room.addEventListener('error', ({ detail }) => { seen.push(detail.data.code); done(); }));
+    const renewed = new Promise(done => room.addEventListener('ack', () => { seen.push('renewed'); done(); }));
+    room.open();
+    await Promise.all([expired, renewed]);
+    await new Promise(done => setTimeout(done, 3000)); // beyond the grace
+    room.close();
+    return seen;
+  }, [url, SESSION]);
+  same(seen.join(), 'connecting,open,expired,renewed,closed', 'what became of the socket');
+}
+
+/** As the README says: any server for files, open access, and a name. */
+async function door({ browser, listen, openAccess, same }) {
+  const types = { html: 'text/html', js: 'text/javascript', css: 'text/css' };
+  const port = await listen(http.createServer(async ({ url }, answer) => {
+    const file = new URL(url, 'http://localhost').pathname.slice(1) || 'index.html';
+    answer.setHeader('content-type', types[file.split('.').pop()] ?? 'text/plain').end(await readFile(path.join(FOLDER, file)).catch(() => ''));
+  }));
+  const enter = async (name, role) => {
+    const page = await (await browser.newContext({ viewport: { width: 390, height: 800 } })).newPage();
+    await page.goto(`http://127.0.0.1:${port}/?server=${openAccess}`);
+    await page.fill('#name', name);
+    await page.selectOption('#role', role);
+    await shot(page, 'door');
+    await page.click('#join button');
+    await page.waitForSelector('#state[data-state=open]');
+    return page;
+  };
+  const [dora, emil] = [await enter('Dora', 'owner'), await enter('Emil Ång', 'member')];
+  await say(emil, 'good morning');
+  await has(dora, 'good morning');
+  same(await dora.locator('.message .head b').textContent(), 'Emil Ång', 'who said it');
+  await dora.click('#members .kick');
+  await emil.waitForSelector('#state[data-state=stopped]');
 }

@@ -226,9 +226,9 @@ async function browserOptions() {
   return { chromium, options };
 }
 
-async function chat() {
-  await chatExample({
-    startRelaystream, launchBrowser, breakableLine, freePort, environment, children, stop, json, same, patience: PATIENCE_MS,
+async function chat(url) {
+  await chatExample(url, {
+    startRelaystream, launchBrowser, breakableLine, listen, freePort, environment, children, stop, json, same, patience: PATIENCE_MS,
   });
 }
 
@@ -335,7 +335,7 @@ async function cutOnce(port, pathPrefix, afterBytes) {
   return line;
 }
 
-/** A TCP line to the server: `cut` tears what goes through it, `down` also refuses what comes, until `up`. */
+/** A TCP line to the server: `cut` tears what goes through it, `down` also refuses what comes, until `up`; `hush` swallows it. */
 async function breakableLine(port) {
   const sockets = new Set();
   let refusing = false;
@@ -354,6 +354,7 @@ async function breakableLine(port) {
     for (const socket of sockets) socket.resetAndDestroy();
   };
   line.down = () => { refusing = true; line.cut(); };
+  line.hush = () => { for (const socket of sockets) socket.unpipe(); };
   line.up = () => { refusing = false; };
   return line;
 }

@@ -69,7 +69,7 @@ function state(room) {
   const words = {
     connecting: () => 'Connecting…',
     open: () => 'Connected',
-    waiting: ({ retry_ms: ms }) => (navigator.onLine ? `Back in ${Math.ceil(ms / 1000)} s` : 'Offline'),
+    waiting: () => (navigator.onLine ? 'Reconnecting…' : 'Offline'),
     closed: () => 'Left',
     stopped: ({ code, reason }) => ({ 4001: 'Not let in', 4003: 'Not let in', 4004: 'This room is gone', 4005: 'You were sent away' }[code] ?? `Ended: ${reason || code}`),
   };
@@ -134,6 +134,7 @@ let unread = 0;
 function show(part) {
   $('room').dataset.part = part;
   for (const tab of document.querySelectorAll('nav button')) tab.setAttribute('aria-pressed', tab.dataset.part === part);
+  for (const scroller of [$('answers'), $('log')]) scroller.scrollTop = scroller.scrollHeight; // one that was not shown has lost its place
   if (part === 'talk') unread = 0;
   mark();
 }
