@@ -7,8 +7,9 @@ import { readFile } from 'node:fs/promises';
 import http from 'node:http';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 
-const FOLDER = path.join(import.meta.dirname, 'chat-websocket');
+const FOLDER = fileURLToPath(new URL('chat-websocket', import.meta.url));
 const SESSION = 'harbour';
 const LINGER_MS = 4000;
 const PASSWORDS = { ada: 'lovelace', bo: 'diddley', cleo: 'asp', vera: 'watches' };
@@ -62,7 +63,7 @@ export async function chatExample(openAccess, lent) {
     const [ada, bo, cleo] = [await come('ada'), await come('bo'), await come('cleo', { server: line.url })];
     const everyone = [ada, bo, cleo];
     const scene = { ada, bo, cleo, everyone, people, browser, listen, openAccess, line, url, owner, post, come, json, same };
-    for (const step of [presence, history, order, typing, cursors, stream, cancel, reload, offline, viewer, leaving, kicked, reset, silence, expiry, door]) {
+    for (const step of [presence, history, order, typing, stream, cursors, cancel, reload, offline, viewer, leaving, kicked, reset, silence, expiry, door]) {
       try {
         await step(scene);
       } catch (error) {
@@ -151,20 +152,6 @@ async function typing({ ada, bo, same }) {
   await bo.fill('#words', '');
 }
 
-async function cursors({ ada, bo, same }) {
-  const box = await bo.locator('#pane').boundingBox();
-  for (let n = 0; n <= 20; n += 1) await bo.mouse.move(box.x + box.width * n / 40, box.y + 100 + n);
-  await ada.waitForSelector('.cursor[data-user=bo]');
-  same(await bo.locator('.cursor').count(), 0, 'cursors of our own');
-  // It rests in the middle, as far down as it was sent last.
-  await until(ada, () => {
-    const [cursor, pane] = ['.cursor', '#pane'].map(part => document.querySelector(part).getBoundingClientRect());
-    return Math.abs(cursor.left - pane.left - pane.width / 2) < 3;
-  });
-  await bo.mouse.move(box.x + box.width + 200, box.y + 300);
-  await gone(ada, '.cursor[data-user=bo]');
-}
-
 const newest = page => page.locator('.answer').last();
 const written = (page, status) => page.waitForSelector(`.answer:last-of-type[data-status=${status}]`);
 const longer = (page, n) => until(page, n => document.querySelector('.answer:last-of-type .said')?.textContent.length > n, n);
@@ -195,6 +182,37 @@ async function stream(scene) {
   await agreed(scene, ['said while the line was cut', 'said to those who are there', 'Why is the sky blue?']);
   if (line.torn < 2) throw new Error('the line was not cut');
   await shot(ada, 'answer');
+}
+
+/** Over an answer everyone sees the same letter pointed at, however wide their window; beside it, the same part of the pane. */
+async function cursors({ ada, bo, same }) {
+  await ada.setViewportSize({ width: 900, height: 800 });
+  const letter = page => newest(page).locator('.said').evaluate(said => {
+    const range = document.createRange();
+    range.setStart(said.firstChild, 90);
+    range.setEnd(said.firstChild, 91);
+    const { left, top, width, height } = range.getBoundingClientRect();
+    return { x: left + width / 4, y: top + height / 2 };
+  });
+  const near = async ({ x, y }) => until(ada, ([x, y]) => {
+    const cursor = document.querySelector('.cursor[data-user=bo]')?.getBoundingClientRect();
+    return cursor && Math.abs(cursor.left - x) < 12 && Math.abs(cursor.top - y) < 12;
+  }, [x, y]);
+  const [seen, pointed] = [await letter(ada), await letter(bo)];
+  if (seen.x === pointed.x && seen.y === pointed.y) throw new Error('the windows do not differ');
+  for (let n = 20; n >= 0; n -= 1) await bo.mouse.move(pointed.x + n, pointed.y);
+  await near(seen);
+  same(await bo.locator('.cursor').count(), 0, 'cursors of our own');
+  await shot(ada, 'cursor');
+
+  const beside = pane => ({ x: pane.x + pane.width / 2, y: pane.y + pane.height - 4 });
+  const panes = await Promise.all([ada, bo].map(page => page.locator('#pane').boundingBox()));
+  const [to, from] = panes.map(beside);
+  await bo.mouse.move(from.x, from.y);
+  await near(to);
+  await bo.mouse.move(from.x + 600, from.y);
+  await gone(ada, '.cursor[data-user=bo]');
+  await ada.setViewportSize({ width: 1280, height: 800 });
 }
 
 async function cancel({ ada, bo, everyone, same }) {

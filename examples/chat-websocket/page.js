@@ -56,8 +56,8 @@ function enter(who) {
   state(room);
   compose(room, talk, answers);
   $('leave').onclick = () => {
-    sessionStorage.removeItem('who');
     room.close();
+    sessionStorage.clear(); // what was not sent goes, too
     location.reload();
   };
   room.open();

@@ -1,4 +1,4 @@
-// Who is here: the members and their colours, who types, and where everybody points.
+// Who is here: the members and their colours, who types, and where everybody points. All of it is told and never kept.
 
 const CURSOR_MS = 100; // a cursor is sent at most so often
 const AWAY_MS = 2_000; // hidden for so long is away: a reload hides a page too, and is no news
@@ -17,6 +17,13 @@ export function avatar(user, name) {
   face.style.setProperty('--hue', hue(user));
   face.setAttribute('aria-hidden', 'true');
   return face;
+}
+
+/** Which letter of a text is under the pointer; Safari has its own way to ask. */
+function letterAt(x, y) {
+  const at = document.caretPositionFromPoint?.(x, y) ?? document.caretRangeFromPoint?.(x, y);
+  const node = at?.offsetNode ?? at?.startContainer;
+  return node?.nodeType === Node.TEXT_NODE ? at.offset ?? at.startOffset : null;
 }
 
 export class People {
@@ -105,14 +112,18 @@ export class People {
     else this.room.tell('presence', { status: 'online' });
   }
 
-  // ---------------------------------------------------------------- cursors: a place within an answer, since panes differ in width
+  // ---------------------------------------------------------------- cursors
 
+  /** Panes differ in width: over an answer a cursor is at a letter of it, elsewhere at a part of the pane. */
   #pointed({ clientX, clientY, pointerType, target }) {
     if (pointerType === 'touch') return;
-    const answer = target.closest('[data-stream]');
-    const box = (answer ?? this.pane).getBoundingClientRect();
+    const stream = target.closest('.said') && target.closest('[data-stream]').dataset.stream;
+    const letter = stream && letterAt(clientX, clientY);
+    const box = this.pane.getBoundingClientRect();
     const part = (at, from, size) => Math.round(1000 * (at - from) / size) / 1000;
-    this.#point({ stream: answer?.dataset.stream, x: part(clientX, box.left, box.width), y: part(clientY, box.top, box.height) });
+    this.#point(letter == null
+      ? { x: part(clientX, box.left, box.width), y: part(clientY, box.top, box.height) }
+      : { stream, letter });
   }
 
   /** Many moves are one message: the newest, once the last one is long enough ago. */
@@ -141,13 +152,17 @@ export class People {
     }
   }
 
-  /** Others choose what a cursor says: nothing but numbers within its box is drawn. */
-  #place({ stream, x, y }) {
-    if (!(x >= 0 && x <= 1 && y >= 0 && y <= 1)) return null;
-    const answer = stream ? this.pane.querySelector(`[data-stream="${CSS.escape(stream)}"]`) : this.pane;
-    if (!answer) return null;
-    const [box, pane] = [answer.getBoundingClientRect(), this.pane.getBoundingClientRect()];
-    return { x: box.left - pane.left + x * box.width, y: box.top - pane.top + y * box.height };
+  /** Others choose what a cursor says: nothing is drawn but a place that there is. */
+  #place({ stream, letter, x, y }) {
+    const pane = this.pane.getBoundingClientRect();
+    if (x >= 0 && x <= 1 && y >= 0 && y <= 1) return { x: x * pane.width, y: y * pane.height };
+    const text = this.pane.querySelector(`[data-stream="${CSS.escape(stream)}"] .said`)?.firstChild;
+    if (!text || !Number.isInteger(letter) || letter < 0 || letter >= text.length) return null;
+    const range = document.createRange();
+    range.setStart(text, letter);
+    range.setEnd(text, letter + 1);
+    const box = range.getBoundingClientRect();
+    return { x: box.left - pane.left, y: box.top - pane.top + box.height / 2 };
   }
 
   #pointer(member, user) {
