@@ -21,7 +21,7 @@ export async function chatExample(openAccess, lent) {
   const { startRelaystream, launchBrowser, breakableLine, listen, freePort, environment, children, stop, json, same, patience } = lent;
   const [port, key] = [await freePort(), randomUUID()];
   const pages = `http://127.0.0.1:${port}`;
-  const { url, child } = await startRelaystream('chat', {
+  const settings = {
     RELAYSTREAM_AUTH__KEYS: `[{ key = "${key}", user = "backend", role = "owner", sessions = ["*"] }]`,
     RELAYSTREAM_AUTH__JWT__SECRET: SECRET,
     RELAYSTREAM_AUTH__JWT__LEEWAY_S: '0',
@@ -31,7 +31,15 @@ export async function chatExample(openAccess, lent) {
     RELAYSTREAM_ROOMS__TYPING_MS: '2000',
     RELAYSTREAM_ROOMS__HISTORY_BYTES: '65536',
     RELAYSTREAM_LIMITS__REQUESTS_PER_MINUTE: '0',
-  });
+    RELAYSTREAM_SERVER__DRAIN_S: '1',
+  };
+  let server = await startRelaystream('chat', settings);
+  const { url } = server;
+  const restart = async () => {
+    await stop(server.child);
+    children.delete(server.child);
+    server = await startRelaystream('chat', settings, new URL(url).port);
+  };
   const backend = spawn(process.execPath, [path.join(FOLDER, 'tickets.mjs')], {
     env: environment({ RELAYSTREAM: url, RELAYSTREAM_KEY: key, PORT: `${port}` }), stdio: ['ignore', 'pipe', 'inherit'],
   });
@@ -45,14 +53,14 @@ export async function chatExample(openAccess, lent) {
     const post = content => json(`${url}/v1/sessions/${SESSION}/messages`, {
       method: 'POST', headers: owner, body: JSON.stringify({ content, type: 'system' }),
     });
-    const come = async (name, { server = url, width = 1280, clock = false } = {}) => {
+    const come = async (name, { through = url, width = 1280, clock = false } = {}) => {
       const context = await browser.newContext({
         viewport: { width, height: 800 }, httpCredentials: { username: name, password: PASSWORDS[name] },
       });
       people[name] = await context.newPage();
       people[name].setDefaultTimeout(patience);
       if (clock) await people[name].clock.install();
-      const query = new URLSearchParams({ server, tickets: '/tickets', room: SESSION });
+      const query = new URLSearchParams({ server: through, tickets: '/tickets', room: SESSION });
       await people[name].goto(`${pages}/?${query}`);
       await people[name].click('#join button');
       await people[name].waitForSelector('#state[data-state=open]');
@@ -60,10 +68,10 @@ export async function chatExample(openAccess, lent) {
     };
     for (let n = 0; n < EARLIER; n += 1) await post(`earlier ${n}`);
 
-    const [ada, bo, cleo] = [await come('ada'), await come('bo'), await come('cleo', { server: line.url })];
+    const [ada, bo, cleo] = [await come('ada'), await come('bo'), await come('cleo', { through: line.url })];
     const everyone = [ada, bo, cleo];
-    const scene = { ada, bo, cleo, everyone, people, browser, listen, openAccess, line, url, owner, post, come, json, same };
-    for (const step of [presence, history, order, typing, stream, cursors, cancel, reload, offline, viewer, leaving, kicked, reset, silence, expiry, door]) {
+    const scene = { ada, bo, cleo, everyone, people, browser, listen, openAccess, line, url, owner, post, come, restart, json, same };
+    for (const step of [presence, history, order, typing, stream, cursors, cancel, restarted, reload, offline, viewer, leaving, kicked, reset, silence, expiry, door]) {
       try {
         await step(scene);
       } catch (error) {
@@ -72,9 +80,9 @@ export async function chatExample(openAccess, lent) {
     }
   } finally {
     await browser.close();
-    for (const process of [backend, child]) {
-      await stop(process);
-      children.delete(process);
+    for (const child of [backend, server.child]) {
+      await stop(child);
+      children.delete(child);
     }
   }
 }
@@ -227,6 +235,19 @@ async function cancel({ ada, bo, everyone, same }) {
   same(await newest(bo).locator('.said').textContent(), await newest(ada).locator('.said').textContent(), 'the stopped answer');
 }
 
+/** The server says that it goes away, and another one goes on with the answer: nobody has to do anything. */
+async function restarted({ ada, bo, everyone, restart, url, owner, json, same }) {
+  await say(ada, 'And what about the sea?', '#ask');
+  await until(bo, () => document.querySelectorAll('.answer').length === 3);
+  await longer(bo, 40);
+  const closes = Promise.all(everyone.map(page => page.waitForSelector('#state[data-code="4202"]')));
+  await restart();
+  await closes;
+  for (const page of everyone) await written(page, 'completed');
+  const { text } = await json(`${url}/v1/streams/${await newest(bo).getAttribute('data-stream')}`, { headers: owner });
+  for (const page of everyone) same(await newest(page).locator('.said').textContent(), text, 'the answer over a restart');
+}
+
 /** A reload is no news to the others, and shows what was there before. */
 async function reload(scene) {
   const { ada, bo, same } = scene;
@@ -239,7 +260,7 @@ async function reload(scene) {
   const before = [await newest(bo).locator('.said').textContent(), (await talk(bo)).at(-1)];
   await bo.reload();
   await bo.waitForSelector('#state[data-state=open]');
-  await until(bo, () => document.querySelectorAll('.answer').length === 2);
+  await until(bo, () => document.querySelectorAll('.answer').length === 3);
   await has(bo, before[1]);
   same(await newest(bo).locator('.said').textContent(), before[0], 'the answer after a reload');
   await sleep(LINGER_MS + 500);
@@ -300,7 +321,7 @@ async function kicked({ ada, bo, people }) {
 /** So much is said meanwhile that a page's place is no longer kept: it is told so, and shows what there is. */
 async function reset(scene) {
   const { ada, line, post, come, everyone, same } = scene;
-  const cleo = await come('cleo', { server: line.url, clock: true });
+  const cleo = await come('cleo', { through: line.url, clock: true });
   await has(cleo, 'nobody heard the viewer');
   line.down();
   await cleo.waitForSelector('#state:not([data-state=open])');

@@ -89,20 +89,21 @@ async function freePort() {
   return port;
 }
 
-async function startRelaystream(name = 'server', env = {}) {
+/** Of one name: the same data and log, so that a second one goes on where the first one was. */
+async function startRelaystream(name = 'server', env = {}, port = null) {
   await access(BIN).catch(() => { throw new Error(`no server at ${BIN}: build it with cargo build --examples --bins`); });
-  const port = await freePort();
+  port ??= await freePort();
   const url = `http://127.0.0.1:${port}`;
   const cwd = path.join(DIR, name);
   const logFile = path.join(DIR, `${name}.log`);
-  await mkdir(cwd);
+  await mkdir(cwd, { recursive: true });
   const child = spawn(BIN, ['serve'], {
     cwd,
     env: environment({ RELAYSTREAM_LISTEN: `127.0.0.1:${port}`, ...env }),
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   children.add(child);
-  const log = createWriteStream(logFile);
+  const log = createWriteStream(logFile, { flags: 'a' });
   child.stdout.pipe(log);
   child.stderr.pipe(log);
   const failed = once(child, 'error').then(([error]) => { throw error; });

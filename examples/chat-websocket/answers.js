@@ -59,7 +59,9 @@ export class Answers {
     const foot = element('footer', '');
     const stop = Object.assign(element('button', 'stop', 'Stop'), { type: 'button', hidden: true });
     stop.onclick = () => { stop.disabled = true; this.room.say('cancel', { stream }); };
-    foot.append(element('span', 'status'), stop);
+    const status = element('span', 'status');
+    status.setAttribute('role', 'status');
+    foot.append(status, stop);
     article.append(head, said, foot);
     this.#answers.set(stream, article);
     this.pane.append(article);

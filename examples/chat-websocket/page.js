@@ -45,6 +45,8 @@ function enter(who) {
   sessionStorage.setItem('who', JSON.stringify(who));
   const room = new Room({ server, session: who.session, name: who.name || undefined, credential: credential(who) });
   $('title').textContent = document.title = who.session;
+  params.set('room', who.session);
+  history.replaceState(null, '', `?${params}`); // the address is an invitation
   $('door').hidden = true;
   $('room').hidden = false;
 
@@ -98,6 +100,9 @@ function compose(room, talk, answers) {
     enable(data.role !== 'viewer');
     $('words').placeholder = data.role === 'viewer' ? 'You are here to watch' : 'Write to everyone, or ask the model';
   });
+
+  const fine = matchMedia('(pointer: fine)').matches;
+  room.addEventListener('welcome', () => fine && $('words').focus(), { once: true });
 
   let typed = 0;
   const type = typing => {

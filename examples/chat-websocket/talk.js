@@ -29,10 +29,11 @@ export class Talk {
     this.#me = user;
     // What waited since before a reload; it is sent again, and comes back under its own id.
     for (const { type, id, data } of this.room.waiting) if (type === 'text' && !this.#pending.has(id)) this.#expect(id, data.content);
-    if (this.room.returning) return;
-    this.#clear();
-    this.#before = position;
-    this.#older();
+    if (!this.room.returning) {
+      this.#clear();
+      this.#before = position;
+    }
+    if (this.#shown.size === 0) this.#older();
   }
 
   #clear() {
@@ -87,30 +88,38 @@ export class Talk {
   }
 
   async #older() {
-    if (!this.#before || this.reading) return;
+    if (!this.#before || this.reading || !this.room.ready) return;
     this.reading = true;
+    const from = this.#before;
     try {
-      const from = this.#before;
       const { messages, before } = await this.room.history(from);
-      if (from !== this.#before) return;
-      this.#before = before;
-      const bottom = this.log.scrollHeight - this.log.scrollTop;
-      const following = this.following;
-      const items = messages.filter(({ position }) => !this.#shown.has(position)).map(({ type, position, timestamp, data }) => {
-        const item = this.#item({ ...data, timestamp, type });
-        this.#shown.set(position, item);
-        for (const [id, pending] of this.#pending) if (pending.dataset.position === position) { pending.remove(); this.#pending.delete(id); }
-        return item;
-      });
-      this.messages.prepend(...items);
-      this.log.scrollTop = following ? this.log.scrollHeight : this.log.scrollHeight - bottom;
-      this.beginning.hidden = before !== null;
+      if (from === this.#before) this.#prepend(messages, before);
     } catch {
-      setTimeout(() => this.#older(), 3000);
+      await new Promise(done => setTimeout(done, 3000));
     } finally {
       this.reading = false;
     }
-    if (this.log.scrollHeight <= this.log.clientHeight) this.#older();
+    // Again if it was in vain, or if there is still nothing to scroll.
+    if (from === this.#before || (this.log.clientHeight > 0 && this.log.scrollHeight <= this.log.clientHeight)) this.#older();
+  }
+
+  #prepend(messages, before) {
+    const bottom = this.log.scrollHeight - this.log.scrollTop;
+    const following = this.following;
+    const items = [];
+    for (const { type, position, timestamp, data } of messages) {
+      if (this.#shown.has(position)) continue;
+      const item = this.#item({ ...data, timestamp, type });
+      this.#shown.set(position, item);
+      items.push(item);
+      const [id, ours] = [...this.#pending].find(([, pending]) => pending.dataset.position === position) ?? [];
+      ours?.remove();
+      this.#pending.delete(id);
+    }
+    this.messages.prepend(...items);
+    this.log.scrollTop = following ? this.log.scrollHeight : this.log.scrollHeight - bottom;
+    this.#before = before;
+    this.beginning.hidden = before !== null;
   }
 
   get following() {
