@@ -122,8 +122,16 @@ const shot = async (page, name) => {
 
 // ---------------------------------------------------------------- the steps
 
-async function presence({ everyone }) {
+/** All see all, and who does not look at the page is away. */
+async function presence({ everyone, ada, bo }) {
   for (const page of everyone) for (const user of ['ada', 'bo', 'cleo']) await page.waitForSelector(`${member(user)}[data-status=online]`);
+  for (const [hidden, status] of [[true, 'away'], [false, 'online']]) {
+    await bo.evaluate(hidden => {
+      Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });
+      document.dispatchEvent(new Event('visibilitychange'));
+    }, hidden);
+    await ada.waitForSelector(`${member('bo')}[data-status=${status}]`);
+  }
 }
 
 /** Scrolled up to its beginning, by page. */

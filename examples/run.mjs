@@ -141,6 +141,7 @@ async function finishedText(url, id) {
 
 function same(got, expected, what) {
   if (got === expected) return;
+  if (typeof got !== 'string') throw new Error(`${what}: got ${got}, expected ${expected}`);
   let at = 0;
   while (at < got.length && got[at] === expected[at]) at += 1;
   const near = text => JSON.stringify(text.slice(Math.max(0, at - 20), at + 40));

@@ -51,7 +51,6 @@ export class Talk {
   }
 
   #told({ type, position, timestamp, data }) {
-    if (this.#shown.has(position)) return;
     const following = this.following;
     const item = this.#item({ ...data, timestamp, type });
     if (data.from === this.#me) this.#settle(position, data.content);
@@ -108,7 +107,6 @@ export class Talk {
     const following = this.following;
     const items = [];
     for (const { type, position, timestamp, data } of messages) {
-      if (this.#shown.has(position)) continue;
       const item = this.#item({ ...data, timestamp, type });
       this.#shown.set(position, item);
       items.push(item);
