@@ -20,6 +20,8 @@ import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
+import { chatExample } from './run-chat.mjs';
+
 const EXAMPLES = path.dirname(fileURLToPath(import.meta.url));
 const ROOT = path.dirname(EXAMPLES);
 const SDK = path.join(ROOT, 'tests', 'sdk');
@@ -87,20 +89,21 @@ async function freePort() {
   return port;
 }
 
-async function startRelaystream() {
+/** Of one name: the same data and log, so that a second one goes on where the first one was. */
+async function startRelaystream(name = 'server', env = {}, port = null) {
   await access(BIN).catch(() => { throw new Error(`no server at ${BIN}: build it with cargo build --examples --bins`); });
-  const port = await freePort();
+  port ??= await freePort();
   const url = `http://127.0.0.1:${port}`;
-  const cwd = path.join(DIR, 'server');
-  const logFile = path.join(DIR, 'server.log');
-  await mkdir(cwd);
+  const cwd = path.join(DIR, name);
+  const logFile = path.join(DIR, `${name}.log`);
+  await mkdir(cwd, { recursive: true });
   const child = spawn(BIN, ['serve'], {
     cwd,
-    env: environment({ RELAYSTREAM_LISTEN: `127.0.0.1:${port}` }),
+    env: environment({ RELAYSTREAM_LISTEN: `127.0.0.1:${port}`, ...env }),
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   children.add(child);
-  const log = createWriteStream(logFile);
+  const log = createWriteStream(logFile, { flags: 'a' });
   child.stdout.pipe(log);
   child.stderr.pipe(log);
   const failed = once(child, 'error').then(([error]) => { throw error; });
@@ -138,6 +141,7 @@ async function finishedText(url, id) {
 
 function same(got, expected, what) {
   if (got === expected) return;
+  if (typeof got !== 'string') throw new Error(`${what}: got ${got}, expected ${expected}`);
   let at = 0;
   while (at < got.length && got[at] === expected[at]) at += 1;
   const near = text => JSON.stringify(text.slice(Math.max(0, at - 20), at + 40));
@@ -202,13 +206,31 @@ async function browserExample(url) {
 }
 
 async function openBrowser(name) {
+  const { chromium, options } = await browserOptions();
+  return chromium.launchPersistentContext(path.join(DIR, name), options);
+}
+
+/** For people in browsers of their own: contexts that share nothing. */
+async function launchBrowser() {
+  const { chromium, options } = await browserOptions();
+  return chromium.launch(options);
+}
+
+async function browserOptions() {
   const { chromium } = createRequire(await borrowed('package.json'))('playwright-core');
-  return chromium.launchPersistentContext(path.join(DIR, name), {
+  const options = {
     executablePath: await findChromium(),
     headless: true,
     chromiumSandbox: false,
     args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
       '--disable-background-networking', '--disable-component-update', '--disable-sync'],
+  };
+  return { chromium, options };
+}
+
+async function chat(url) {
+  await chatExample(url, {
+    startRelaystream, launchBrowser, breakableLine, listen, freePort, environment, children, stop, json, same, patience: PATIENCE_MS,
   });
 }
 
@@ -315,6 +337,30 @@ async function cutOnce(port, pathPrefix, afterBytes) {
   return line;
 }
 
+/** A TCP line to the server: `cut` tears what goes through it, `down` also refuses what comes, until `up`; `hush` swallows it. */
+async function breakableLine(port) {
+  const sockets = new Set();
+  let refusing = false;
+  const line = { torn: 0 };
+  line.url = `http://127.0.0.1:${await listen(net.createServer(client => {
+    if (refusing) return client.resetAndDestroy();
+    const server = net.connect(port, '127.0.0.1');
+    for (const [from, to] of [[client, server], [server, client]]) {
+      sockets.add(from);
+      from.pipe(to).on('error', () => to.destroy());
+      from.on('close', () => { sockets.delete(from); to.destroy(); });
+    }
+  }))}`;
+  line.cut = () => {
+    line.torn += 1;
+    for (const socket of sockets) socket.resetAndDestroy();
+  };
+  line.down = () => { refusing = true; line.cut(); };
+  line.hush = () => { for (const socket of sockets) socket.unpipe(); };
+  line.up = () => { refusing = false; };
+  return line;
+}
+
 async function findChromium() {
   if (process.env.CHROMIUM) return process.env.CHROMIUM;
   for (const folder of (process.env.PATH ?? '').split(path.delimiter)) {
@@ -350,6 +396,7 @@ const examples = [
   ['python-openai', pythonExample],
   ['node-openai', nodeExample],
   ['ai-sdk', aiSdkExample],
+  ['chat-websocket', chat],
   ...(await readdir(EXAMPLES)).filter(file => file.endsWith('.rs')).sort()
     .map(file => [path.basename(file, '.rs'), url => rustExample(url, path.basename(file, '.rs'))]),
 ];
