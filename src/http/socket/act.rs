@@ -1,13 +1,11 @@
 //! What a member says on its socket, and the answers.
 
-use std::time::Duration;
-
-use axum::extract::ws::{Message, WebSocket};
 use axum::http::{HeaderMap, StatusCode};
 use serde_json::{Map, Value};
-use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::Message;
 
 use super::close::{Goodbye, NOT_TEXT, RATE};
+use super::wire::Socket;
 use super::{Place, Viewer};
 use crate::auth::Role;
 use crate::http::error::ApiError;
@@ -31,7 +29,7 @@ type Answer = Result<Option<String>, ApiError>;
 impl Viewer {
     pub(super) async fn receive(
         &self,
-        socket: &mut WebSocket,
+        socket: &mut Socket,
         place: &Place,
         strikes: &mut Strikes,
         message: Message,
@@ -40,11 +38,11 @@ impl Viewer {
             Message::Text(text) => text,
             Message::Binary(_) => return Err(Goodbye::Close(NOT_TEXT, "text frames only")),
             Message::Close(_) => {
-                // Its answer is queued, and goes out with the next read.
-                drop(timeout(Duration::from_secs(1), socket.recv()).await);
+                socket.answer_close().await;
                 return Err(Goodbye::Left);
             }
-            Message::Ping(_) | Message::Pong(_) => return Ok(()),
+            // A bare frame is only ever written.
+            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => return Ok(()),
         };
         let slower = || ApiError::limited("rate_limited", "more messages than you may send", 1);
         let (id, answer) = match (message::parse(&text), self.paced(strikes)?) {

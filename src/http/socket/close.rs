@@ -1,9 +1,5 @@
 //! How sockets end: close codes that tell a client whether to stop, to back off, or to come back at once.
 
-use std::time::Duration;
-
-use axum::extract::ws::{CloseFrame, Message, WebSocket};
-use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 
 use crate::http::error::ApiError;
@@ -39,12 +35,6 @@ pub fn code(error: &ApiError) -> u16 {
     }
 }
 
-pub async fn close(socket: &mut WebSocket, code: u16, reason: &str) {
-    let frame = CloseFrame { code, reason: reason.into() };
-    // The other side may be gone already, which closes just as well.
-    drop(timeout(Duration::from_secs(1), socket.send(Message::Close(Some(frame)))).await);
-}
-
 /// Why a socket ends.
 pub enum Goodbye {
     /// The client left or broke the protocol, which tungstenite has answered.
@@ -52,13 +42,13 @@ pub enum Goodbye {
     Close(u16, &'static str),
 }
 
-impl From<axum::Error> for Goodbye {
-    fn from(error: axum::Error) -> Goodbye {
-        match error.into_inner().downcast_ref() {
-            Some(tungstenite::Error::Capacity(_)) => Goodbye::Close(TOO_LARGE, "message too large"),
-            Some(tungstenite::Error::Utf8(_)) => Goodbye::Close(NOT_TEXT, "not UTF-8"),
-            Some(tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => Goodbye::Left,
-            Some(tungstenite::Error::Protocol(_)) => Goodbye::Close(PROTOCOL, "protocol error"),
+impl From<tungstenite::Error> for Goodbye {
+    fn from(error: tungstenite::Error) -> Goodbye {
+        match error {
+            tungstenite::Error::Capacity(_) => Goodbye::Close(TOO_LARGE, "message too large"),
+            tungstenite::Error::Utf8(_) => Goodbye::Close(NOT_TEXT, "not UTF-8"),
+            tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Goodbye::Left,
+            tungstenite::Error::Protocol(_) => Goodbye::Close(PROTOCOL, "protocol error"),
             _ => Goodbye::Left,
         }
     }

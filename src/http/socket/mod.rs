@@ -8,26 +8,30 @@ mod act;
 mod close;
 mod mail;
 mod pulse;
+mod upgrade;
+mod wire;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use axum::extract::ws::{Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
 use axum::extract::{Extension, FromRequestParts, Path, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use bytes::Bytes;
 use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use self::act::Strikes;
 use self::close::{
     BEHIND, CREDENTIAL, DRAIN, EXPIRED, Goodbye, KICKED, LIFETIME, NO_SESSION, PROTOCOL, ROOM_FULL, TOO_MANY,
-    close, code,
+    code,
 };
 use self::mail::Mail;
 use self::pulse::{Beat, Pulse};
+use self::upgrade::Upgrade;
+use self::wire::Socket;
 use super::counted::Counted;
 use super::entry::{Household, OwesPosition};
 use super::envelope::jitter_ms;
@@ -46,11 +50,9 @@ use crate::limits::Permit;
 use crate::log::{Bad, EventId, Position};
 use crate::relay::now_ms;
 use crate::relay::watch::Watch;
-use crate::room::message::{self, Inbound, Presence, SUBPROTOCOL};
+use crate::room::message::{self, Inbound, Presence};
 use crate::room::roster::Greeting;
 
-/// Bytes read at a time: tungstenite's own 128 KiB would be paid by every idle viewer.
-const READ_BUFFER: usize = 512;
 /// The positions that a client holds, and what it says of itself.
 type Hello = (BTreeMap<String, String>, Greeting);
 
@@ -63,19 +65,18 @@ pub async fn upgrade(
     Extension(from): Extension<Household>,
     owes: Option<Extension<OwesPosition>>,
     Path(name): Path<String>,
-    upgrade: WebSocketUpgrade,
+    upgrade: Upgrade,
 ) -> Result<Response, ApiError> {
     let (session, role) = sessions::enter(&app, &principal, &name).await?;
     let held = (sessions::permits(&app, &principal, &session)?, permit(&app, &principal)?);
     app.hub.admits(&session, &principal.user).map_err(full)?;
-    let token = app.tracker.token();
-    Ok(sized(&app, upgrade).on_upgrade(async move |socket| {
+    Ok(upgrade.begin(&app.clone(), async move |socket| {
         let _counted = Counted::new(&app.metrics, "websocket");
         app.metrics.members.inc();
         let standing = Standing::new(principal, role, from);
         let owes_position = owes.map(|Extension(owes)| owes);
         Box::pin(Viewer { app, standing, owes_position, session }.serve(socket)).await;
-        drop((held, token));
+        drop(held);
     }))
 }
 
@@ -94,15 +95,6 @@ fn full(full: Full) -> ApiError {
     }
 }
 
-fn sized(app: &App, upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
-    upgrade
-        .read_buffer_size(READ_BUFFER)
-        .write_buffer_size(0)
-        .max_message_size(app.edge.message_bytes)
-        .max_frame_size(app.edge.message_bytes)
-        .protocols([SUBPROTOCOL])
-}
-
 /// A browser cannot read the status of a refused socket: a client that names our subprotocol is upgraded, whatever the
 /// refusal was, and told by a close code.
 pub async fn refusals(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
@@ -110,15 +102,11 @@ pub async fn refusals(State(app): State<Arc<App>>, request: Request, next: Next)
     let mut copy = parts.clone();
     let response = next.run(Request::from_parts(parts, body)).await;
     let Some(error) = response.extensions().get::<Arc<ApiError>>().cloned() else { return response };
-    match WebSocketUpgrade::from_request_parts(&mut copy, &app).await {
-        Ok(upgrade) => {
-            let upgrade = sized(&app, upgrade);
-            if upgrade.selected_protocol().is_none() {
-                return response;
-            }
-            upgrade.on_upgrade(async move |mut socket| close(&mut socket, code(&error), &error.code).await)
-        }
-        Err(_) => response,
+    match Upgrade::from_request_parts(&mut copy, &app).await {
+        Ok(upgrade) if upgrade.named => upgrade.begin(&app, async move |mut socket| {
+            socket.close(code(&error), &error.code).await;
+        }),
+        _ => response,
     }
 }
 
@@ -172,13 +160,13 @@ impl Place {
 }
 
 impl Viewer {
-    async fn serve(self, mut socket: WebSocket) {
+    async fn serve(self, mut socket: Socket) {
         if let Goodbye::Close(code, reason) = self.run(&mut socket).await.unwrap_or_else(|goodbye| goodbye) {
-            Box::pin(close(&mut socket, code, reason)).await;
+            Box::pin(socket.close(code, reason)).await;
         }
     }
 
-    async fn run(&self, socket: &mut WebSocket) -> Result<Goodbye, Goodbye> {
+    async fn run(&self, socket: &mut Socket) -> Result<Goodbye, Goodbye> {
         // Boxed, here and below: a socket that waits does not keep room for all that it may ever do.
         let Ok(hello) = timeout(HELLO_WAIT, Box::pin(self.hello(socket))).await else {
             return Ok(Goodbye::Close(PROTOCOL, "no hello"));
@@ -218,7 +206,7 @@ impl Viewer {
     }
 
     /// The last news, and when to come back.
-    async fn going_away(&self, socket: &mut WebSocket, place: &mut Place) -> Result<(), Goodbye> {
+    async fn going_away(&self, socket: &mut Socket, place: &mut Place) -> Result<(), Goodbye> {
         while let found @ Find::Entries(_) = place.mirror.find(place.next) {
             self.send_news(socket, place, News::Streams(found)).await?;
         }
@@ -227,7 +215,7 @@ impl Viewer {
     }
 
     /// One that takes no byte for as long as a pong may take is too far behind.
-    async fn send(&self, socket: &mut WebSocket, message: Message) -> Result<(), Goodbye> {
+    async fn send(&self, socket: &mut Socket, message: Message) -> Result<(), Goodbye> {
         let patience =
             if self.app.edge.pong.is_zero() { Duration::from_secs(60) } else { self.app.edge.pong };
         match timeout(patience, socket.send(message)).await {
@@ -236,7 +224,7 @@ impl Viewer {
         }
     }
 
-    async fn send_news(&self, socket: &mut WebSocket, place: &mut Place, news: News) -> Result<(), Goodbye> {
+    async fn send_news(&self, socket: &mut Socket, place: &mut Place, news: News) -> Result<(), Goodbye> {
         let frames: Vec<Bytes> = match news {
             News::Streams(Find::Entries(entries)) => {
                 place.next += entries.len() as u64;
@@ -274,7 +262,7 @@ impl Viewer {
     }
 
     /// The first message must be `hello`.
-    async fn hello(&self, socket: &mut WebSocket) -> Result<Hello, Goodbye> {
+    async fn hello(&self, socket: &mut Socket) -> Result<Hello, Goodbye> {
         while let Some(message) = socket.recv().await {
             let Message::Text(text) = message? else { continue };
             match message::parse(&text) {
@@ -298,7 +286,7 @@ impl Viewer {
     }
 
     /// Everything so far, then what the viewer has missed of what it knew; from there on it is live.
-    async fn welcome(&self, socket: &mut WebSocket, (mut after, greeting): Hello) -> Result<Place, Goodbye> {
+    async fn welcome(&self, socket: &mut Socket, (mut after, greeting): Hello) -> Result<Place, Goodbye> {
         let (principal, role) = (self.standing.principal(), self.standing.role());
         // A name that its credential vouches for is not the client's to choose.
         let greeting = Greeting { name: principal.name.clone().or(greeting.name), ..greeting };

@@ -1,13 +1,13 @@
 //! Frames and messages: sizes, pings and pongs, reserved bits and opcodes, masks, fragments.
 
 use super::wire::{BINARY, CONTINUATION, Frame, PING, PONG, frame, text};
-use super::{Case, Then, answer, case, ping, play};
+use super::{Case, Then, answer, case, padded, ping, play};
 
 const BROKEN: [Then; 1] = [Then::Close(1002)];
 
 /// A ping of ours in a message of exactly so many bytes.
 fn sized(id: &str, bytes: usize) -> String {
-    format!("{:<bytes$}", ping(id))
+    padded(&ping(id), bytes)
 }
 
 #[tokio::test]

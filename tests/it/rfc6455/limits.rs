@@ -1,14 +1,14 @@
 //! Limits: a message of just the size that may be, one byte more, in one frame or many, and sizes that nobody can mean.
 
 use super::wire::{CONTINUATION, Frame, Said, TEXT, Wire, frame, head, text};
-use super::{Then, answer, case, ping, play};
+use super::{Then, answer, case, padded, ping, play};
 use crate::harness::Server;
 
 /// `rooms.message_bytes`, unless it is changed.
 const MOST: usize = 65_536;
 
 fn sized(bytes: usize) -> String {
-    format!("{:<bytes$}", ping("x"))
+    padded(&ping("x"), bytes)
 }
 
 #[tokio::test]

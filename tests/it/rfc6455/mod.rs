@@ -40,6 +40,13 @@ fn ping(id: &str) -> String {
     json!({"type": "ping", "id": id}).to_string()
 }
 
+/// A message with spaces after it, which JSON allows.
+fn padded(message: &str, bytes: usize) -> String {
+    let mut padded = message.to_owned();
+    padded.extend(std::iter::repeat_n(' ', bytes - message.len()));
+    padded
+}
+
 fn answer(id: &str) -> Then {
     Then::Answer(id.to_owned())
 }

@@ -152,7 +152,29 @@ impl Wire {
     }
 
     async fn read(&mut self) -> Said {
-        let Ok(first) = self.stream.read_u8().await else { return Said::End };
+        let Some((mut last, opcode, mut payload)) = self.read_frame().await else { return Said::End };
+        while !last {
+            let (end, kind, more) = self.read_frame().await.expect("the rest of a message");
+            assert_eq!((opcode, kind), (TEXT, CONTINUATION), "only text comes in fragments");
+            payload.extend(more);
+            last = end;
+        }
+        match opcode {
+            TEXT => Said::Json(serde_json::from_slice(&payload).expect("JSON")),
+            PONG => Said::Pong(payload),
+            CLOSE if payload.is_empty() => Said::Close(0),
+            CLOSE => {
+                std::str::from_utf8(&payload[2..]).expect("a reason in UTF-8");
+                Said::Close(u16::from_be_bytes([payload[0], payload[1]]))
+            }
+            PING => panic!("nobody waits for so long"),
+            other => panic!("opcode {other}"),
+        }
+    }
+
+    /// Whether it is its message's last, its opcode and its payload; None at the end of the connection.
+    async fn read_frame(&mut self) -> Option<(bool, u8, Vec<u8>)> {
+        let first = self.stream.read_u8().await.ok()?;
         let second = self.stream.read_u8().await.expect("a whole frame");
         assert_eq!((first & 0x70, second & 0x80), (0, 0), "no reserved bits, no mask");
         let length = match second {
@@ -170,20 +192,9 @@ impl Wire {
         };
         let mut payload = vec![0; length as usize];
         self.stream.read_exact(&mut payload).await.expect("a whole frame");
-        assert_eq!(first & 0x80, 0x80, "messages come in one frame");
-        let opcode = first & 0x0f;
-        assert!(opcode < CLOSE || length <= 125, "a control frame of {length} bytes");
-        match opcode {
-            TEXT => Said::Json(serde_json::from_slice(&payload).expect("JSON")),
-            PONG => Said::Pong(payload),
-            CLOSE if payload.is_empty() => Said::Close(0),
-            CLOSE => {
-                std::str::from_utf8(&payload[2..]).expect("a reason in UTF-8");
-                Said::Close(u16::from_be_bytes([payload[0], payload[1]]))
-            }
-            PING => panic!("nobody waits for so long"),
-            other => panic!("opcode {other}"),
-        }
+        let (last, opcode) = (first & 0x80 != 0, first & 0x0f);
+        assert!(opcode < CLOSE || (last && length <= 125), "a control frame of {length} bytes");
+        Some((last, opcode, payload))
     }
 }
 
