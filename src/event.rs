@@ -37,6 +37,9 @@ impl Status {
 pub struct Start {
     pub stream: String,
     pub session: Option<String>,
+    /// Who asked, in a session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
     pub model: String,
     /// The name of the first target's provider, as configured.
     pub provider: String,

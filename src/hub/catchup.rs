@@ -273,8 +273,12 @@ impl Arrival {
                 Some(End::Ended(status)) if part.tail.head() == position => status,
                 _ => Status::Running,
             };
-            streams.push(Summary { stream, position, status, text });
+            let start = part.tail.with_records(|all| Transcript::of(&all[..all.len().min(1)])).start;
+            let (model, by) = start.map(|start| (start.model, start.by)).unwrap_or_default();
+            streams.push((part.n, Summary { stream, position, status, model, by, text }));
         }
+        streams.sort_unstable_by_key(|(n, _)| *n);
+        let streams: Vec<Summary> = streams.into_iter().map(|(_, summary)| summary).collect();
         for (log, id) in after {
             let known = streams.iter().any(|summary| summary.stream.to_string() == *log);
             if !known {

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -85,6 +86,10 @@ struct State {
     first: u64,
     bytes: usize,
     lines: HashMap<u64, Line>,
+    /// All members as viewers were told, and at which version.
+    everybody: Option<(u64, Arc<RawValue>)>,
+    /// Those who wait to be told of.
+    newcomers: Vec<Arc<Outbox>>,
     next_connection: u64,
     flushed: Option<Instant>,
     /// For other nodes.
@@ -144,6 +149,8 @@ impl Gathering {
             first: 0,
             bytes: 0,
             lines: HashMap::new(),
+            everybody: None,
+            newcomers: Vec::new(),
             next_connection: 0,
             flushed: None,
             out: Vec::new(),
@@ -163,11 +170,10 @@ impl Gathering {
     }
 
     fn admits_to(&self, state: &State, user: &str) -> Result<(), Full> {
-        let (members, connections) = state.roster.count();
-        if connections as usize >= self.options.max_connections {
+        if state.roster.connections() as usize >= self.options.max_connections {
             return Err(Full::Connections);
         }
-        if members >= self.options.max_members && !state.roster.knows(user) {
+        if state.roster.count() >= self.options.max_members && !state.roster.knows(user) {
             return Err(Full::Members);
         }
         Ok(())
@@ -193,6 +199,7 @@ impl Gathering {
         state.next_connection += 1;
         let line = Line { user: user.clone(), member: member.clone(), outbox: outbox.clone() };
         state.lines.insert(connection, line);
+        state.newcomers.push(outbox.clone());
         state.roster.join(&member, &user, role, greeting);
         let rested = self.pace.pause(state.lines.len());
         if state.flushed.is_none_or(|at| at.elapsed() >= rested) {
@@ -269,7 +276,7 @@ impl State {
     }
 
     fn flush(&mut self) {
-        let at = now_ms();
+        let (at, before) = (now_ms(), self.end());
         if let Some(diff) = self.roster.news() {
             self.push(None, message::presence(&diff, at));
         }
@@ -277,7 +284,11 @@ impl State {
             self.push(news.by, message::typing(&news.user, news.typing, at));
         }
         self.flushed = Some(Instant::now());
-        self.lines.values().for_each(|line| line.outbox.wake());
+        let newcomers = std::mem::take(&mut self.newcomers);
+        match self.end() > before {
+            true => self.lines.values().for_each(|line| line.outbox.wake()),
+            false => newcomers.iter().for_each(|outbox| outbox.wake()),
+        }
     }
 
     fn push(&mut self, except: Option<u64>, text: String) {
@@ -304,12 +315,26 @@ impl State {
     }
 
     /// Everything, for one that has missed something.
-    fn anew(&self) -> Vec<Bytes> {
+    fn anew(&mut self) -> Vec<Bytes> {
         let at = now_ms();
-        let members: Vec<&Member> = self.roster.members().collect();
-        let all = message::everybody(self.roster.version(), &members, at);
+        let (version, members) = self.everybody();
+        let all = message::everybody(version, &members, at);
         let typing = self.roster.typists().map(|user| message::typing(user, true, at));
         std::iter::once(all).chain(typing).map(Bytes::from).collect()
+    }
+}
+
+impl State {
+    /// Written once for each version.
+    fn everybody(&mut self) -> (u64, Arc<RawValue>) {
+        let version = self.roster.version();
+        if let Some((_, members)) = self.everybody.as_ref().filter(|(at, _)| *at == version) {
+            return (version, members.clone());
+        }
+        let members: Vec<&Member> = self.roster.members().collect();
+        let members: Arc<RawValue> = to_raw_value(&members).expect("members have string keys").into();
+        self.everybody = Some((version, members.clone()));
+        (version, members)
     }
 }
 
@@ -320,15 +345,15 @@ impl Attendee {
     }
 
     /// Who is there, once everybody has been told of this one: it hears of whatever changes from then on.
-    pub async fn everybody(&mut self) -> (u64, Vec<Member>) {
+    pub async fn everybody(&mut self) -> (u64, Arc<RawValue>) {
         std::future::poll_fn(|cx| {
             self.register(cx);
-            let state = self.gathering.state();
+            let mut state = self.gathering.state();
             if !state.roster.is_told(&self.user) {
                 return std::task::Poll::Pending;
             }
             self.next = state.end();
-            std::task::Poll::Ready((state.roster.version(), state.roster.members().cloned().collect()))
+            std::task::Poll::Ready(state.everybody())
         })
         .await
     }
@@ -344,7 +369,7 @@ impl Attendee {
             return News::Kicked;
         }
         let mut frames = Vec::from(self.outbox.take());
-        let state = self.gathering.state();
+        let mut state = self.gathering.state();
         match self.next.checked_sub(state.first) {
             None => frames.extend(state.anew()),
             Some(skip) => {

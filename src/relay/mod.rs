@@ -173,6 +173,7 @@ impl Relay {
         let at_ms = now_ms();
         let start = Event::Start(Start {
             stream: id.to_string(),
+            by: spec.facts.session.is_some().then(|| spec.facts.user.clone()),
             session: spec.facts.session.take(),
             model: std::mem::take(&mut spec.facts.model),
             provider: spec

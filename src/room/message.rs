@@ -4,12 +4,14 @@
 //! since a client that sends one waits for something.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value, json};
 
 use super::Kind;
-use super::roster::{About, Diff, Greeting, Member};
+use super::roster::{About, Diff, Greeting};
 use super::talk::Text;
 use crate::auth::Role;
 use crate::event::{self, Event, Status};
@@ -110,10 +112,26 @@ struct Wire {
     stream: Option<String>,
 }
 
-/// Reads a client's message; the error says what is wrong with it.
-pub fn parse(text: &str) -> Result<Envelope, String> {
-    let wire: Wire = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    let message = match wire.r#type.as_str() {
+/// What is wrong with a client's message, and its id if it could be read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Unreadable {
+    pub id: Option<String>,
+    pub why: String,
+}
+
+/// Reads a client's message.
+pub fn parse(text: &str) -> Result<Envelope, Unreadable> {
+    let wire: Wire = serde_json::from_str(text)
+        .map_err(|error: serde_json::Error| Unreadable { id: None, why: error.to_string() })?;
+    let id = wire.id.clone();
+    match inbound(wire) {
+        Ok(message) => Ok(Envelope { id, message }),
+        Err(why) => Err(Unreadable { id, why }),
+    }
+}
+
+fn inbound(wire: Wire) -> Result<Inbound, String> {
+    Ok(match wire.r#type.as_str() {
         "hello" => {
             let after = wire.data.get("after").cloned().unwrap_or_default();
             let after = if after.is_null() {
@@ -151,8 +169,7 @@ pub fn parse(text: &str) -> Result<Envelope, String> {
         }
         "ping" => Inbound::Ping,
         other => Inbound::Unknown { name: other.to_owned() },
-    };
-    Ok(Envelope { id: wire.id, message })
+    })
 }
 
 /// The longest name and status, and the largest cursor and meta as JSON.
@@ -213,6 +230,9 @@ pub struct Summary {
     /// What the viewer has after this message: the end of `text`, or the position that it holds itself.
     pub position: Position,
     pub status: Status,
+    pub model: String,
+    /// Who asked for it.
+    pub by: Option<String>,
     /// All text so far, unless the viewer holds a position of this stream.
     pub text: Option<String>,
 }
@@ -224,7 +244,20 @@ pub struct Presence {
     pub user: String,
     pub role: Role,
     pub version: u64,
-    pub members: Vec<Member>,
+    /// A list of `Member`, written already.
+    pub members: Arc<RawValue>,
+}
+
+#[derive(Serialize)]
+struct Welcome<'a> {
+    member: &'a str,
+    user: &'a str,
+    role: Role,
+    version: u64,
+    members: &'a RawValue,
+    room: String,
+    position: String,
+    streams: Vec<Value>,
 }
 
 /// The answer to `hello`.
@@ -234,19 +267,20 @@ pub fn welcome(presence: &Presence, room: EventId, streams: &[Summary], now_ms: 
         .map(|summary| {
             let position = EventId { log: summary.stream, position: summary.position };
             let mut value = json!({"stream": summary.stream.to_string(), "position": position.to_string(),
-                                   "status": summary.status.as_str()});
+                                   "status": summary.status.as_str(), "model": summary.model});
+            if let Some(by) = &summary.by {
+                value["by"] = by.as_str().into();
+            }
             if let Some(text) = &summary.text {
                 value["text"] = text.as_str().into();
             }
             value
         })
         .collect();
-    json!({"type": "welcome", "timestamp": now_ms, "data": {
-        "member": presence.member, "user": presence.user, "role": presence.role,
-        "version": presence.version, "members": presence.members,
-        "room": room.log.to_string(), "position": room.to_string(), "streams": streams,
-    }})
-    .to_string()
+    let Presence { member, user, role, version, members } = presence;
+    let (role, version, position) = (*role, *version, room.to_string());
+    let room = room.log.to_string();
+    told("welcome", now_ms, &Welcome { member, user, role, version, members, room, position, streams })
 }
 
 /// Members came, left or changed.
@@ -255,9 +289,19 @@ pub fn presence(diff: &Diff, now_ms: u64) -> String {
 }
 
 /// All members anew, for whoever has missed a change.
-pub fn everybody(version: u64, members: &[&Member], now_ms: u64) -> String {
-    json!({"type": "presence", "timestamp": now_ms, "data": {"version": version, "members": members}})
-        .to_string()
+pub fn everybody(version: u64, members: &RawValue, now_ms: u64) -> String {
+    #[derive(Serialize)]
+    struct Everybody<'a> {
+        version: u64,
+        members: &'a RawValue,
+    }
+    told("presence", now_ms, &Everybody { version, members })
+}
+
+/// A message that holds what was written already.
+fn told(kind: &str, now_ms: u64, data: &impl Serialize) -> String {
+    let data = to_raw_value(data).expect("messages have string keys");
+    format!(r#"{{"type":"{kind}","timestamp":{now_ms},"data":{data}}}"#)
 }
 
 pub fn typing(user: &str, typing: bool, now_ms: u64) -> String {

@@ -397,12 +397,19 @@ impl Roster {
         !self.changed.contains(user)
     }
 
-    /// How many members there are, and connections.
-    pub fn count(&self) -> (usize, u32) {
-        let words = self.others.values().flat_map(|other| other.words.values());
-        let words = words.chain(self.own.values().map(|own| &own.word));
-        let users: BTreeSet<&str> = words.clone().map(|word| word.member.user.as_str()).collect();
-        (users.len(), total(words.map(|word| word.member.connections)))
+    /// How many members there are, with those who linger.
+    pub fn count(&self) -> usize {
+        let mut elsewhere: BTreeSet<&str> = BTreeSet::new();
+        for other in self.others.values() {
+            elsewhere.extend(other.words.keys().map(String::as_str));
+        }
+        elsewhere.retain(|user| !self.own.contains_key(*user));
+        self.own.len() + elsewhere.len()
+    }
+
+    pub fn connections(&self) -> u32 {
+        let elsewhere = self.others.values().flat_map(|other| other.words.values());
+        total(elsewhere.chain(self.own.values().map(|own| &own.word)).map(|word| word.member.connections))
     }
 
     pub fn knows(&self, user: &str) -> bool {

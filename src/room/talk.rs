@@ -46,7 +46,11 @@ impl Text {
 
     /// What viewers get.
     pub fn shown(&self) -> Value {
-        json!({"content": self.content, "from": self.from})
+        let mut shown = json!({"content": self.content, "from": self.from});
+        if let Some(id) = &self.id {
+            shown["id"] = id.as_str().into();
+        }
+        shown
     }
 }
 

@@ -64,6 +64,7 @@ pub(crate) fn start() -> Event {
     Event::Start(Start {
         stream: LOG.to_string(),
         session: None,
+        by: None,
         model: "test-model".into(),
         provider: "test".into(),
         created_at: 1_761_500_000,

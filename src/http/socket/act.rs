@@ -14,7 +14,7 @@ use crate::http::{streams, wish};
 use crate::log::EventId;
 use crate::relay::now_ms;
 use crate::room::Kind;
-use crate::room::message::{self, Inbound};
+use crate::room::message::{self, Envelope, Inbound, Unreadable};
 use crate::room::talk::Text;
 
 /// How far a member may be ahead of its rate: each message too many counts up, each other one down.
@@ -46,10 +46,9 @@ impl Viewer {
         };
         let slower = || ApiError::limited("rate_limited", "more messages than you may send", 1);
         let (id, answer) = match (message::parse(&text), self.paced(strikes)?) {
-            (Ok(envelope), false) => (envelope.id, Err(slower())),
-            (Err(_), false) => (None, Err(slower())),
-            (Err(error), true) => (None, Err(ApiError::bad_request(error))),
-            (Ok(message::Envelope { id, message }), true) => {
+            (Ok(Envelope { id, .. }) | Err(Unreadable { id, .. }), false) => (id, Err(slower())),
+            (Err(Unreadable { id, why }), true) => (id, Err(ApiError::bad_request(why))),
+            (Ok(Envelope { id, message }), true) => {
                 let answer = self.act(place, id.as_deref(), message).await;
                 (id, answer)
             }

@@ -50,7 +50,7 @@ use crate::limits::Permit;
 use crate::log::{Bad, EventId, Position};
 use crate::relay::now_ms;
 use crate::relay::watch::Watch;
-use crate::room::message::{self, Inbound, Presence};
+use crate::room::message::{self, Inbound, Presence, Unreadable};
 use crate::room::roster::Greeting;
 
 /// The positions that a client holds, and what it says of itself.
@@ -178,13 +178,15 @@ impl Viewer {
         tokio::pin!(closing);
         loop {
             tokio::select! {
-                news = place.news() => Box::pin(self.send_news(socket, &mut place, news)).await?,
+                // What came in first: a pong that lies there unread is one, however late we are.
+                biased;
                 received = socket.recv() => {
                     pulse.heard();
                     let Some(message) = received else { return Ok(Goodbye::Left) };
                     Box::pin(self.receive(socket, &place, &mut strikes, message?)).await?;
                     term.renew(self.standing.principal().expires_s);
                 }
+                news = place.news() => Box::pin(self.send_news(socket, &mut place, news)).await?,
                 turn = term.turn() => {
                     if turn == Turn::Over {
                         return Ok(Goodbye::Close(EXPIRED, "the credential has expired"));
@@ -276,9 +278,9 @@ impl Viewer {
                     let error = message::error(id.as_deref(), "bad_request", "say hello first", now_ms());
                     self.send(socket, Message::text(error)).await?;
                 }
-                Err(error) => {
-                    self.send(socket, Message::text(message::error(None, "bad_request", &error, now_ms())))
-                        .await?;
+                Err(Unreadable { id, why }) => {
+                    let error = message::error(id.as_deref(), "bad_request", &why, now_ms());
+                    self.send(socket, Message::text(error)).await?;
                 }
             }
         }

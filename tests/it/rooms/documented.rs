@@ -43,6 +43,7 @@ fn every_message_of_the_server_is_documented() {
     let code = read("src/room/message.rs");
     let mut sent: BTreeSet<String> =
         quoted(code.split("#[cfg(test)]").next().unwrap(), r#"json!({"type": ""#);
+    sent.extend(quoted(&code, "told(\""));
     sent.extend((0..=u8::MAX).filter_map(Kind::from_u8).map(|kind| kind.name().to_owned()));
     sent.extend((0..=u8::MAX).filter_map(relaystream::room::Kind::of_talk).map(str::to_owned));
     assert_eq!(sent, cells("From the server"));

@@ -41,7 +41,7 @@ async fn a_text_is_told_to_all_and_acknowledged_with_its_position() {
     let mut mirror = server.sse_of(request).await;
     ann.say(&json!({"type": "text", "id": "a-1", "data": {"content": "Grüße"}})).await;
     let text = bob.expect("text").await;
-    assert_eq!(text["data"], json!({"content": "Grüße", "from": "ann"}));
+    assert_eq!(text["data"], json!({"content": "Grüße", "from": "ann", "id": "a-1"}));
     let position = text["position"].as_str().unwrap();
     assert_eq!(position, format!("{}-0000-0000000001", welcome["data"]["room"].as_str().unwrap()));
     assert!(text["timestamp"].is_u64());
@@ -61,7 +61,10 @@ async fn a_text_is_told_to_all_and_acknowledged_with_its_position() {
     );
     assert_eq!(own[1], text);
     let event = mirror.expect("text").await;
-    assert_eq!((event.id(), event.json()), (position, json!({"content": "Grüße", "from": "ann"})));
+    assert_eq!(
+        (event.id(), event.json()),
+        (position, json!({"content": "Grüße", "from": "ann", "id": "a-1"}))
+    );
     drop(mirror);
     ann.leave().await;
     bob.leave().await;
@@ -274,7 +277,8 @@ async fn talk_on_several_nodes_has_one_order_and_no_repeats() {
     // The same words again, by way of the other node.
     let (mut again, _) = enter(&a, "bob", &[]).await;
     let repeated = say(&mut again, "7", "7").await;
-    let first = seen_on_a.iter().find(|text| text["data"] == json!({"content": "7", "from": "bob"}));
+    let first =
+        seen_on_a.iter().find(|text| text["data"] == json!({"content": "7", "from": "bob", "id": "7"}));
     assert_eq!(first.unwrap()["position"], repeated);
     for socket in [ann, bob, on_a, on_b, again] {
         socket.leave().await;
