@@ -30,7 +30,7 @@ struct Part {
     tail: Arc<Tail>,
     from: Position,
     upto: Position,
-    /// The seq of the room's record that closed it.
+    /// The seq of the room's record that closed it, if this part comes to its end.
     closed: Option<u64>,
 }
 
@@ -82,6 +82,12 @@ impl CatchUp {
             resets.push((None, Bad::Expired));
             vector = Vector::default();
         }
+        // What the mirror still reads ends after this moment, even if the room has closed it: no id may leave it out.
+        for n in moment.tails.keys() {
+            if let Some(from) = moment.room.resume(&vector, *n) {
+                vector.streams.insert(*n, from);
+            }
+        }
         let mut parts = VecDeque::new();
         for (n, entry) in &moment.room.streams {
             let Some(mut from) = moment.room.resume(&vector, *n) else { continue };
@@ -99,9 +105,10 @@ impl CatchUp {
                 },
             };
             // The room says that it has ended; its own log may not have come here as far yet.
-            if entry.closed.is_some() && !moment.tails.contains_key(n) {
+            let closed = entry.closed.filter(|_| !moment.tails.contains_key(n));
+            if closed.is_some() {
                 tail.ended().await;
-                if tail.is_cut_off() {
+                if !tail.is_over() {
                     return Err(Error::Unavailable("a stream could not be read to its end".into()));
                 }
             }
@@ -111,7 +118,7 @@ impl CatchUp {
             }
             let upto = moment.vector.streams.get(n).copied().unwrap_or_else(|| tail.head());
             if from < upto {
-                parts.push_back(Part { n: *n, tail, from, upto, closed: entry.closed });
+                parts.push_back(Part { n: *n, tail, from, upto, closed });
             }
         }
         // Ended streams first, as they ended: each is then covered by the room's position and leaves the id.
