@@ -257,6 +257,31 @@ async fn a_key_counts_on_all_nodes_and_after_a_takeover() {
 }
 
 #[tokio::test]
+async fn a_start_that_broke_off_and_was_taken_over_is_not_taken_back() {
+    let provider = FakeProvider::new([Script::answer(&ANSWER)]).await;
+    let Pair { store, a, b } = Pair::new(&provider).await;
+    let start = |server: &Server| server.post("/v1/streams", &hi()).header("idempotency-key", "k");
+    store.cut_off_after_create(0);
+    assert_eq!(a.send(start(&a)).await.status(), 503);
+    // The other node goes on with it, and at the end its key leads to it.
+    let seen = store.node(1);
+    let held = async {
+        while seen.list("idempotency/").await.unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon("the key to be held", held).await;
+    let again = async || Answer::of(b.send(start(&b)).await).await;
+    let id = again().await.json()["id"].as_str().expect("an id").to_owned();
+    store.let_back(0);
+    // Whatever it had left to do is done.
+    a.finish().await;
+    assert_eq!(text_of(&b.replay(&id).await), ANSWER.concat());
+    assert_eq!((again().await.json()["id"].as_str(), provider.calls()), (Some(id.as_str()), 1));
+    b.finish().await;
+}
+
+#[tokio::test]
 async fn a_node_that_goes_leaves_its_streams_to_the_others() {
     let gate = Gate::default();
     let provider = provider(&gate).await;

@@ -27,6 +27,8 @@ pub struct Shared {
     away: Mutex<BTreeSet<usize>>,
     /// Nodes that do not get on.
     paused: watch::Sender<BTreeSet<usize>>,
+    /// Nodes that are cut off as soon as they have made a log.
+    doomed: Mutex<BTreeSet<usize>>,
     /// What chance does to calls; none: nothing.
     weather: Mutex<Option<Random>>,
 }
@@ -74,6 +76,7 @@ impl Shared {
             running: Mutex::default(),
             away: Mutex::default(),
             paused: watch::Sender::default(),
+            doomed: Mutex::default(),
             weather: Mutex::default(),
         })
     }
@@ -96,6 +99,11 @@ impl Shared {
 
     pub fn go_on(&self, id: usize) {
         self.paused.send_modify(|paused| _ = paused.remove(&id));
+    }
+
+    /// Cuts the node off as soon as it has made a log.
+    pub fn cut_off_after_create(&self, id: usize) {
+        self.doomed.lock().unwrap().insert(id);
     }
 
     /// From now on calls suffer what `random` says; none: they do not.
@@ -177,6 +185,9 @@ impl Store for Node {
             self.shared.memory.create(log, meta, Bytes::new()).await?;
             if owned {
                 self.shared.running.lock().unwrap().insert(log, (self.id, plan));
+                if self.shared.doomed.lock().unwrap().remove(&self.id) {
+                    self.shared.cut_off(self.id);
+                }
             }
             Ok(())
         };
