@@ -145,14 +145,9 @@ impl Hub {
         session: &Arc<Session>,
         running: Arc<Running>,
     ) -> Result<(), store::Error> {
-        let seat = session.streams().into_iter().find(|(_, entry)| entry.stream == running.id);
-        match seat {
-            Some((n, _)) => {
-                self.close_at_the_end(session, n, running);
-                Ok(())
-            }
-            None => self.opened(session, running).await,
-        }
+        let stream = running.id;
+        self.close_at_the_end(session, running);
+        self.relay.insist(|| self.open(session, stream)).await
     }
 
     async fn load(&self, session: Session) -> Result<Option<Arc<Session>>, store::Error> {

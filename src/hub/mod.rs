@@ -145,24 +145,41 @@ impl Hub {
         running: Arc<Running>,
     ) -> Result<(), store::Error> {
         let stream = running.id;
-        let seat = self.write(session, Kind::Opened, |room| Seat { n: room.next_number(), stream }).await?;
-        self.close_at_the_end(session, seat.n, running);
-        Ok(())
+        // First: the room may have been told even if nobody hears of that.
+        self.close_at_the_end(session, running);
+        self.open(session, stream).await
     }
 
-    fn close_at_the_end(self: &Arc<Self>, session: &Arc<Session>, n: u32, running: Arc<Running>) {
+    async fn open(&self, session: &Session, stream: LogId) -> Result<(), store::Error> {
+        if session.streams().iter().any(|(_, entry)| entry.stream == stream) {
+            return Ok(());
+        }
+        self.write(session, Kind::Opened, |room| Seat { n: room.next_number(), stream }).await
+    }
+
+    fn close_at_the_end(self: &Arc<Self>, session: &Arc<Session>, running: Arc<Running>) {
         let (hub, session) = (self.clone(), session.clone());
         self.relay.tracker.spawn(async move {
             running.finished.cancelled().await;
             if running.left() {
                 return;
             }
-            if let Err(error) = hub.write(&session, Kind::Closed, |_| Seat { n, stream: running.id }).await
+            if let Err(error) = hub.relay.insist(|| hub.close(&session, running.id)).await
                 && error != store::Error::NotFound
             {
                 tracing::warn!(%error, session = session.name, "the room was not told that a stream ended");
             }
         });
+    }
+
+    /// Tells the room that a stream has ended, unless it knows that, or never knew of the stream.
+    async fn close(&self, session: &Session, stream: LogId) -> Result<(), store::Error> {
+        self.refresh(session).await?;
+        let open = |(_, entry): &(u32, Entry)| entry.stream == stream && entry.closed.is_none();
+        match session.streams().into_iter().find(open) {
+            Some((n, _)) => self.write(session, Kind::Closed, |_| Seat { n, stream }).await,
+            None => Ok(()),
+        }
     }
 
     /// Appends to the room's log. `seat` is asked again whenever another process was faster.
@@ -171,14 +188,13 @@ impl Hub {
         session: &Session,
         kind: Kind,
         seat: impl Fn(&Room) -> Seat + Send,
-    ) -> Result<Seat, store::Error> {
+    ) -> Result<(), store::Error> {
         let _turn = session.writing.lock().await;
         loop {
-            let (expected, seat) = {
+            let (expected, payload) = {
                 let room = session.room();
-                (room.position, seat(&room))
+                (room.position, seat(&room).data().into())
             };
-            let payload = seat.data().into();
             let draft = Draft { kind: kind as u8, at_ms: now_ms(), payload, framing: Framing::Own };
             let batch = Batch { expected, epoch: expected.epoch, drafts: vec![draft.clone()], seal: false };
             match self.relay.store.append(session.log, batch).await {
@@ -187,7 +203,7 @@ impl Hub {
                     if position > room.position {
                         room.apply(&Record { position, draft: draft.into() });
                     }
-                    return Ok(seat);
+                    return Ok(());
                 }
                 Err(store::Error::Refused(Refused::Stale { .. })) => self.refresh(session).await?,
                 Err(error) => return Err(error),
