@@ -35,14 +35,6 @@ impl App {
         if !self.has_peers() {
             return;
         }
-        let signals = async {
-            loop {
-                if let Err(error) = self.relay.exchange_signals().await {
-                    tracing::warn!(%error, "other processes cannot be heard");
-                }
-                tokio::time::sleep(TICK).await;
-            }
-        };
         let orphans = async {
             let mut tick = tokio::time::interval(TICK);
             loop {
@@ -63,7 +55,7 @@ impl App {
                 }
             }
         };
-        tokio::join!(signals, orphans, budgets);
+        tokio::join!(self.relay.exchange_signals(), orphans, budgets);
     }
 
     fn has_peers(&self) -> bool {

@@ -27,6 +27,8 @@ pub struct Shared {
     away: Mutex<BTreeSet<usize>>,
     /// Nodes that do not get on.
     paused: watch::Sender<BTreeSet<usize>>,
+    /// Nodes whose messages do not get out, with how many have not.
+    unheard: Mutex<BTreeMap<usize, u64>>,
     /// Nodes that are cut off as soon as they have made a log.
     doomed: Mutex<BTreeSet<usize>>,
     /// What chance does to calls; none: nothing.
@@ -76,6 +78,7 @@ impl Shared {
             running: Mutex::default(),
             away: Mutex::default(),
             paused: watch::Sender::default(),
+            unheard: Mutex::default(),
             doomed: Mutex::default(),
             weather: Mutex::default(),
         })
@@ -99,6 +102,21 @@ impl Shared {
 
     pub fn go_on(&self, id: usize) {
         self.paused.send_modify(|paused| _ = paused.remove(&id));
+    }
+
+    /// From now on nobody hears what the node says.
+    pub fn mute(&self, id: usize) {
+        self.unheard.lock().unwrap().insert(id, 0);
+    }
+
+    /// Lets it be heard again.
+    pub fn unmute(&self, id: usize) {
+        self.unheard.lock().unwrap().remove(&id);
+    }
+
+    /// How many messages of a mute node were lost.
+    pub fn unheard(&self, id: usize) -> u64 {
+        self.unheard.lock().unwrap()[&id]
     }
 
     /// Cuts the node off as soon as it has made a log.
@@ -253,6 +271,10 @@ impl Store for Node {
     }
 
     fn publish(&self, topic: &str, message: Bytes) -> BoxFuture<'_, Result<(), Error>> {
+        if let Some(unheard) = self.shared.unheard.lock().unwrap().get_mut(&self.id) {
+            *unheard += 1;
+            return async { Err(Error::Unavailable("mute".into())) }.boxed();
+        }
         self.answer(self.shared.memory.publish(topic, message))
     }
 
