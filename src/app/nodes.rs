@@ -35,14 +35,6 @@ impl App {
         if !self.has_peers() {
             return;
         }
-        let signals = async {
-            loop {
-                if let Err(error) = self.relay.exchange_signals().await {
-                    tracing::warn!(%error, "other processes cannot be heard");
-                }
-                tokio::time::sleep(TICK).await;
-            }
-        };
         let orphans = async {
             let mut tick = tokio::time::interval(TICK);
             loop {
@@ -65,13 +57,12 @@ impl App {
         };
         let bells = async {
             loop {
-                if let Err(error) = self.hub.hear_bells().await {
-                    tracing::warn!(%error, "notifications of other processes cannot be heard");
-                }
+                // A failing store is told of by its health.
+                let _again = self.hub.hear_bells().await;
                 tokio::time::sleep(TICK).await;
             }
         };
-        tokio::join!(signals, orphans, budgets, bells);
+        tokio::join!(self.relay.exchange_signals(), orphans, budgets, bells);
     }
 
     fn has_peers(&self) -> bool {

@@ -33,7 +33,7 @@ struct Part {
     tail: Arc<Tail>,
     from: Position,
     upto: Position,
-    /// The seq of the room's record that closed it.
+    /// The seq of the room's record that closed it, if this part comes to its end.
     closed: Option<u64>,
 }
 
@@ -86,6 +86,12 @@ impl CatchUp {
         if vector.streams.keys().any(|n| !moment.room.streams.contains_key(n)) {
             resets.push((None, Bad::Expired));
             vector = Vector::default();
+        }
+        // What the mirror still reads ends after this moment, even if the room has closed it: no id may leave it out.
+        for n in moment.tails.keys() {
+            if let Some(from) = moment.room.resume(&vector, *n) {
+                vector.streams.insert(*n, from);
+            }
         }
         let parts = parts(relay, &vector, moment, &mut resets).await?;
         let talk = talk(relay, room, vector.room, moment.vector.room).await?;
@@ -191,9 +197,10 @@ async fn parts(
             },
         };
         // The room says that it has ended; its own log may not have come here as far yet.
-        if entry.closed.is_some() && !moment.tails.contains_key(n) {
+        let closed = entry.closed.filter(|_| !moment.tails.contains_key(n));
+        if closed.is_some() {
             tail.ended().await;
-            if tail.is_cut_off() {
+            if !tail.is_over() {
                 return Err(Error::Unavailable("a stream could not be read to its end".into()));
             }
         }
@@ -203,7 +210,7 @@ async fn parts(
         }
         let upto = moment.vector.streams.get(n).copied().unwrap_or_else(|| tail.head());
         if from < upto {
-            parts.push_back(Part { n: *n, tail, from, upto, closed: entry.closed });
+            parts.push_back(Part { n: *n, tail, from, upto, closed });
         }
     }
     parts.make_contiguous().sort_by_key(|part| part.closed.unwrap_or(u64::MAX));

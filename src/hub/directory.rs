@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 use super::{Hub, Session, lock};
 use crate::log::{Page, Position};
 use crate::relay::running::Running;
-use crate::room::Seat;
 use crate::store::{self, Claim};
 
 /// A session is listed until it is forgotten.
@@ -121,14 +120,14 @@ impl Hub {
 
     /// Tells the room of streams that have ended without a word to it, as those do whose process is gone.
     pub async fn close_what_ended(&self, session: &Session) -> Result<(), store::Error> {
-        for (n, entry) in session.streams().into_iter().filter(|(_, entry)| entry.closed.is_none()) {
+        for (_, entry) in session.streams().into_iter().filter(|(_, entry)| entry.closed.is_none()) {
             let ended = match self.relay.store.read(entry.stream, Position::START, 0).await {
                 Ok(page) => page.closed,
                 Err(store::Error::NotFound) => true,
                 Err(error) => return Err(error),
             };
             if ended {
-                self.closed(session, Seat { n, stream: entry.stream }).await?;
+                self.closed(session, entry.stream).await?;
             }
         }
         Ok(())
@@ -140,14 +139,9 @@ impl Hub {
         session: &Arc<Session>,
         running: Arc<Running>,
     ) -> Result<(), store::Error> {
-        let seat = session.streams().into_iter().find(|(_, entry)| entry.stream == running.id);
-        match seat {
-            Some((n, _)) => {
-                self.close_at_the_end(session, n, running);
-                Ok(())
-            }
-            None => self.opened(session, running).await,
-        }
+        let stream = running.id;
+        self.close_at_the_end(session, running);
+        self.relay.insist(|| self.open(session, stream)).await
     }
 
     async fn load(&self, session: Session) -> Result<Option<Arc<Session>>, store::Error> {

@@ -79,9 +79,11 @@ pub struct Snapshot {
 
 impl Snapshot {
     fn covers(&self, held: &Vector) -> bool {
-        let mut streams = held.streams.iter();
+        let (mut streams, mut live) = (held.streams.iter(), self.tails.keys());
         self.vector.room >= held.room
             && streams.all(|(n, at)| self.vector.streams.get(n).is_none_or(|shown| shown >= at))
+            // The end of what it has seen whole must not come once more.
+            && live.all(|n| self.room.resume(held, *n).is_some())
     }
 }
 

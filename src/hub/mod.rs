@@ -198,13 +198,17 @@ impl Hub {
         running: Arc<Running>,
     ) -> Result<(), store::Error> {
         let stream = running.id;
-        let seat = |room: &Room| Ok(Seat { n: room.next_number(), stream }.data());
-        let position = self.write(session, Kind::Opened, seat).await?.position();
-        let n = session.room().opened_at(position.seq);
-        if let Some(n) = n {
-            self.close_at_the_end(session, n, running);
+        // First: the room may have been told even if nobody hears of that.
+        self.close_at_the_end(session, running);
+        self.open(session, stream).await
+    }
+
+    async fn open(&self, session: &Session, stream: LogId) -> Result<(), store::Error> {
+        if session.holds(stream) {
+            return Ok(());
         }
-        Ok(())
+        let seat = |room: &Room| Ok(Seat { n: room.next_number(), stream }.data());
+        self.write(session, Kind::Opened, seat).await.map(drop)
     }
 
     /// Says something in the room, for everybody. What its user said before under the same id is not said again.
@@ -218,14 +222,14 @@ impl Hub {
         .await
     }
 
-    fn close_at_the_end(self: &Arc<Self>, session: &Arc<Session>, n: u32, running: Arc<Running>) {
+    fn close_at_the_end(self: &Arc<Self>, session: &Arc<Session>, running: Arc<Running>) {
         let (hub, session) = (self.clone(), session.clone());
         self.relay.tracker.spawn(async move {
             running.finished.cancelled().await;
             if running.left() {
                 return;
             }
-            if let Err(error) = hub.closed(&session, Seat { n, stream: running.id }).await
+            if let Err(error) = hub.relay.insist(|| hub.closed(&session, running.id)).await
                 && error != store::Error::NotFound
             {
                 tracing::warn!(%error, session = session.name, "the room was not told that a stream ended");
@@ -233,8 +237,16 @@ impl Hub {
         });
     }
 
-    async fn closed(&self, session: &Session, seat: Seat) -> Result<(), store::Error> {
-        self.write(session, Kind::Closed, |_| Ok(seat.data())).await.map(drop)
+    /// Tells the room that a stream has ended, unless it knows that, or never knew of the stream.
+    async fn closed(&self, session: &Session, stream: LogId) -> Result<(), store::Error> {
+        self.refresh(session).await?;
+        let open = |(_, entry): &(u32, Entry)| entry.stream == stream && entry.closed.is_none();
+        match session.streams().into_iter().find(open) {
+            Some((n, _)) => {
+                self.write(session, Kind::Closed, |_| Ok(Seat { n, stream }.data())).await.map(drop)
+            }
+            None => Ok(()),
+        }
     }
 
     /// Appends to the room's log. `data` is asked again whenever another process was faster; its error is the place of

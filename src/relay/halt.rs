@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use tokio::time::sleep;
 use tracing::warn;
 
+use super::follow::PAGE_BYTES;
 use super::pump::Job;
 use super::running::Stop;
 use super::upstream::Fault;
@@ -88,6 +89,10 @@ impl Job {
                     }
                     sleep(STORE_REST).await;
                 }
+                store::Error::Refused(Refused::Closed) => {
+                    self.was_closed(relay).await;
+                    return false;
+                }
                 // Somebody else's by now.
                 store::Error::Refused(_) => {
                     self.running.leave();
@@ -99,6 +104,21 @@ impl Job {
                     return false;
                 }
             }
+        }
+    }
+
+    /// Finds the log closed: by an append of ours whose answer was lost, or by who has taken it over.
+    async fn was_closed(&mut self, relay: &Relay) {
+        let rest = relay.insist(|| relay.store.read(self.running.id, self.head, PAGE_BYTES)).await;
+        match rest {
+            Ok(page) if page.head.epoch == self.epoch => {
+                self.head = page.head;
+                if let Some(last) = page.records.last() {
+                    self.report(relay, &last.draft.payload);
+                }
+            }
+            Ok(_) => self.running.leave(),
+            Err(error) => warn!(parent: &self.span, %error, "the ending could not be read"),
         }
     }
 }

@@ -25,6 +25,7 @@ mod takeover;
 pub mod upstream;
 pub mod viewer;
 pub mod watch;
+mod withdrawal;
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -158,7 +159,7 @@ impl Relay {
         let id = spec.tag.map_or(random, |tag| random.tagged(tag));
         let created = self.open(id, spec).await;
         if created.is_err() {
-            self.withdraw(id).await;
+            self.give_back(id).await;
         }
         created
     }
@@ -216,23 +217,6 @@ impl Relay {
             running.finished.cancel();
             drop(permit);
         });
-    }
-
-    /// Forgets a stream whose provider was never called.
-    pub async fn discard(self: &Arc<Self>, created: Created) {
-        lock(&self.running).remove(&created.id);
-        self.metrics.streams_running.dec();
-        self.withdraw(created.id).await;
-        created.running.finished.cancel();
-    }
-
-    /// Removes the log of a start that failed, if need be once the store is back: nobody writes it, and as long as this
-    /// process lives nobody takes it over.
-    async fn withdraw(self: &Arc<Self>, id: LogId) {
-        if let Err(store::Error::Unavailable(_)) = self.store.remove(id).await {
-            let relay = self.clone();
-            self.tracker.spawn(async move { relay.insist(|| relay.store.remove(id)).await });
-        }
     }
 
     /// Does what must be done, as often as it takes while the store is away; once, when this process goes away.

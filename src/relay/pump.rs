@@ -394,7 +394,7 @@ impl Job {
     }
 
     /// Counts and logs the ending, once.
-    fn report(&self, relay: &Relay, payload: &[u8]) {
+    pub(super) fn report(&self, relay: &Relay, payload: &[u8]) {
         let Ok(Event::Done(done)) = Event::parse(Kind::Done, payload) else { return };
         let metrics = &relay.metrics;
         metrics.upstream_tokens_unread.inc_by(self.running.unread());

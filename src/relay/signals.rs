@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::running::{Attendance, Stop};
 use super::{Relay, lock};
@@ -36,6 +37,29 @@ enum Signal {
 /// Viewers of our streams on other nodes, one for each node.
 type Guests = HashMap<(LogId, String), (Attendance, Instant)>;
 
+/// What this node knows of the others.
+#[derive(Default)]
+struct Exchange {
+    /// How it calls itself.
+    node: String,
+    guests: Guests,
+    /// What was said last of who looks here.
+    told: HashSet<LogId>,
+    signals: Option<Receiver<Bytes>>,
+}
+
+impl Exchange {
+    /// Sees those out who were not heard of for long; while nobody can be heard, nobody is taken for gone.
+    fn see_out(&mut self, heard: bool) {
+        let now = Instant::now();
+        if heard {
+            self.guests.retain(|_, (_, last)| now - *last < GUEST_TTL);
+        } else {
+            self.guests.values_mut().for_each(|(_, last)| *last = now);
+        }
+    }
+}
+
 fn stopped(id: LogId) -> String {
     format!("stopped/{id}")
 }
@@ -62,37 +86,59 @@ impl Relay {
         self.store.publish(TOPIC, Bytes::from(message)).await
     }
 
-    /// Hears what other nodes say, and tells them who looks at their streams. Ends when the store cannot be heard.
-    pub async fn exchange_signals(&self) -> Result<(), store::Error> {
-        let node = ulid::Ulid::generate().to_string();
-        let mut signals = self.store.subscribe(TOPIC).await?;
-        let (mut guests, mut told) = (Guests::new(), HashSet::new());
-        let mut tick = tokio::time::interval(TICK);
+    /// Hears what other nodes say, and tells them who looks at their streams, for as long as it is polled.
+    pub async fn exchange_signals(&self) {
+        let mut exchange = Exchange { node: ulid::Ulid::generate().to_string(), ..Exchange::default() };
+        let mut away = false;
         for round in 0_u32.. {
-            loop {
-                tokio::select! {
-                    _ = tick.tick() => break,
-                    signal = signals.recv() => match signal {
-                        Ok(message) => self.heard(&message, &node, &mut guests),
-                        // What was missed is said again.
-                        Err(RecvError::Lagged(_)) => {}
-                        Err(RecvError::Closed) => return Err(store::Error::Unavailable("no signals".into())),
-                    },
+            let exchanged = self.exchange(&mut exchange, round).await;
+            exchange.see_out(exchanged.is_ok());
+            if let Err(error) = &exchanged {
+                if !away {
+                    tracing::warn!(%error, "other processes cannot be heard");
                 }
+                sleep(TICK).await;
             }
-            guests.retain(|_, (_, heard)| heard.elapsed() < GUEST_TTL);
-            let looking = self.looked_at_elsewhere();
-            let left: Vec<LogId> = told.difference(&looking).copied().collect();
-            let news = looking.iter().any(|id| !told.contains(id));
-            if !looking.is_empty() && (news || round % REFRESH == 0) {
-                self.send(&Signal::Looking { node: node.clone(), streams: print(&looking) }).await?;
-            }
-            if !left.is_empty() {
-                self.send(&Signal::Left { node: node.clone(), streams: print(&left) }).await?;
-            }
-            told = looking;
+            away = exchanged.is_err();
         }
-        Ok(())
+    }
+
+    /// Hears for a tick, then tells.
+    async fn exchange(&self, exchange: &mut Exchange, round: u32) -> Result<(), store::Error> {
+        let tick = sleep(TICK);
+        tokio::pin!(tick);
+        let Exchange { node, guests, told, signals } = exchange;
+        let heard = match signals {
+            Some(signals) => signals,
+            None => signals.insert(self.store.subscribe(TOPIC).await?),
+        };
+        loop {
+            tokio::select! {
+                // What came while the store kept us waiting is heard before anybody is taken for gone.
+                biased;
+                signal = heard.recv() => match signal {
+                    Ok(message) => self.heard(&message, node, guests),
+                    // What was missed is said again.
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => {
+                        *signals = None;
+                        return Err(store::Error::Unavailable("no signals".into()));
+                    }
+                },
+                () = &mut tick => break,
+            }
+        }
+        let looking = self.looked_at_elsewhere();
+        let left: Vec<LogId> = told.difference(&looking).copied().collect();
+        let news = looking.iter().any(|id| !told.contains(id));
+        if !looking.is_empty() && (news || round.is_multiple_of(REFRESH)) {
+            self.send(&Signal::Looking { node: node.clone(), streams: print(&looking) }).await?;
+        }
+        if !left.is_empty() {
+            self.send(&Signal::Left { node: node.clone(), streams: print(&left) }).await?;
+        }
+        *told = looking;
+        self.store.health()
     }
 
     /// Streams that are looked at here and run elsewhere.

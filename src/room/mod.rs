@@ -112,11 +112,6 @@ impl Room {
         self.given + 1
     }
 
-    /// The number of the stream that was opened at `seq`.
-    pub fn opened_at(&self, seq: u64) -> Option<u32> {
-        self.streams.iter().rev().find(|(_, entry)| entry.opened == seq).map(|(n, _)| *n)
-    }
-
     /// Forgets a stream that is no longer kept.
     pub fn forget(&mut self, n: u32) {
         self.streams.remove(&n);

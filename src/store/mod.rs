@@ -89,7 +89,8 @@ type Answer<'a, T> = BoxFuture<'a, Result<T, Error>>;
 /// - A running log without `trim_bytes` has one writer: the node that created it, or took it over as an orphan. What
 ///   keeps a writer that was taken for dead from going on is the epoch: whoever takes over appends under the next one.
 pub trait Store: Send + Sync + 'static {
-    /// `plan`: what somebody else needs to go on with the log, see [`Orphan`]; forgotten at the seal.
+    /// `plan`: what somebody else needs to go on with the log, see [`Orphan`]; forgotten at the seal. After `Unavailable` the
+    /// log may be there nevertheless, and be an orphan one day: it is the caller's to take back.
     fn create(&self, log: LogId, meta: Meta, plan: Bytes) -> Answer<'_, ()>;
 
     /// Returns the new head.

@@ -197,6 +197,42 @@ async fn who_looks_on_another_node_keeps_a_stream_alive_until_it_leaves() {
 }
 
 #[tokio::test]
+async fn who_cannot_be_heard_for_a_moment_is_not_taken_for_gone() {
+    let gate = Gate::default();
+    let provider = provider(&gate).await;
+    let pair = Pair::new(&provider).await;
+    let mut signals = pair.store.node(1).subscribe("streams").await.unwrap();
+    let mut body = hi();
+    body["on_disconnect"] = "cancel".into();
+    let id = pair.a.start(&body).await;
+    let path = format!("/v1/streams/{id}/events");
+    let here = pair.a.sse(&path).await;
+    let mut there = pair.b.sse(&path).await;
+    // Once it is said again the first time was heard.
+    for _ in 0..2 {
+        let looking = async { while !said_to_look(&signals.recv().await.unwrap(), &id) {} };
+        soon("a node to say that it looks", looking).await;
+    }
+    drop(here);
+    pair.store.mute(0);
+    let other = pair.b.start(&hi()).await;
+    let mut news = pair.a.sse(&format!("/v1/streams/{other}/events")).await;
+    eventually("node A to try", || pair.store.unheard(0) > 2).await;
+    pair.store.unmute(0);
+    gate.open();
+    gate.open();
+    assert_eq!(there.rest().await.last().expect("an ending").json()["status"], "completed");
+    news.rest().await;
+    pair.finish().await;
+}
+
+fn said_to_look(message: &[u8], id: &str) -> bool {
+    let message: Value = serde_json::from_slice(message).expect("JSON");
+    let streams = message["looking"]["streams"].as_array();
+    streams.is_some_and(|streams| streams.iter().any(|stream| stream == id))
+}
+
+#[tokio::test]
 async fn a_session_is_one_on_all_nodes() {
     let gate = Gate::default();
     let provider = provider(&gate).await;
@@ -254,6 +290,31 @@ async fn a_key_counts_on_all_nodes_and_after_a_takeover() {
     assert_eq!(later.json()["id"], id.as_str());
     gate.open();
     pair.finish().await;
+}
+
+#[tokio::test]
+async fn a_start_that_broke_off_and_was_taken_over_is_not_taken_back() {
+    let provider = FakeProvider::new([Script::answer(&ANSWER)]).await;
+    let Pair { store, a, b } = Pair::new(&provider).await;
+    let start = |server: &Server| server.post("/v1/streams", &hi()).header("idempotency-key", "k");
+    store.cut_off_after_create(0);
+    assert_eq!(a.send(start(&a)).await.status(), 503);
+    // The other node goes on with it, and at the end its key leads to it.
+    let seen = store.node(1);
+    let held = async {
+        while seen.list("idempotency/").await.unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon("the key to be held", held).await;
+    let again = async || Answer::of(b.send(start(&b)).await).await;
+    let id = again().await.json()["id"].as_str().expect("an id").to_owned();
+    store.let_back(0);
+    // Whatever it had left to do is done.
+    a.finish().await;
+    assert_eq!(text_of(&b.replay(&id).await), ANSWER.concat());
+    assert_eq!((again().await.json()["id"].as_str(), provider.calls()), (Some(id.as_str()), 1));
+    b.finish().await;
 }
 
 #[tokio::test]

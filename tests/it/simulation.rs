@@ -3,10 +3,13 @@
 //!
 //! Repeated with its seed a world goes the same way but for pauses before retries, which ids decide.
 //!
-//! The oracle: what a viewer has gathered is the log's text, each `reset` forgotten what came before it; and the log is the
-//! whole answer, or says how it ended.
+//! The oracle: what a viewer of a stream or of the whole session has gathered is the log's text, each `reset` forgotten what
+//! came before it; the log is the whole answer, or says how it ended; and in the end the room knows that every stream has,
+//! those of unanswered starts too, although nobody loads it anew.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +33,8 @@ use crate::watchers::take;
 
 const NODES: usize = 3;
 const STREAMS: usize = 4;
+/// Viewers of the whole session.
+const MIRRORS: usize = 3;
 const WORLDS: usize = 12;
 const ROOM: &str = "room";
 /// How long things go wrong, and how long it may take after that until all is told.
@@ -46,6 +51,9 @@ fn answer(prompt: &str) -> String {
 struct World {
     store: Arc<Shared>,
     nodes: Vec<(Arc<App>, Router)>,
+    /// The streams that were asked for, by their ids: what they were asked. There may be others, of starts that were not
+    /// answered.
+    asked: Rc<RefCell<BTreeMap<String, String>>>,
 }
 
 /// An answer as far as it was read.
@@ -64,7 +72,7 @@ impl World {
             spawn_local(app.clone().cooperate());
             (app, router)
         });
-        World { nodes: nodes.collect(), store }
+        World { nodes: nodes.collect(), store, asked: Rc::default() }
     }
 
     /// One request to any node, given up after `patience`.
@@ -185,10 +193,10 @@ impl World {
         }
     }
 
-    /// Watches the session until so many of its streams have ended.
+    /// Watches the session until all that were asked for have ended.
     async fn mirror(self, mut random: Random) -> BTreeMap<String, Heard> {
         let (mut streams, mut held) = (BTreeMap::<String, Heard>::new(), None);
-        while streams.values().filter(|heard| heard.ended).count() < STREAMS {
+        while !self.all_ended(&streams) {
             let patience = Duration::from_millis(50 + random.below(4000) as u64);
             let path = format!("/v1/sessions/{ROOM}/events");
             let got = self.get(&path, held.as_deref(), patience, &mut random).await;
@@ -210,6 +218,12 @@ impl World {
         }
         streams
     }
+
+    fn all_ended(&self, streams: &BTreeMap<String, Heard>) -> bool {
+        let asked = self.asked.borrow();
+        let ended = |id| streams.get(id).is_some_and(|heard: &Heard| heard.ended);
+        asked.len() == STREAMS && asked.keys().all(ended)
+    }
 }
 
 /// What became of one world's streams.
@@ -226,19 +240,20 @@ async fn live_through(mut random: Random, tally: &mut Tally) {
     let storm = world.clone();
     let weather = random.fork();
     let storm = spawn_local(async move { storm.storm(weather).await });
-    mirrors.spawn_local(world.clone().mirror(random.fork()));
-    let mut ids = BTreeMap::new();
+    for _ in 0..MIRRORS {
+        mirrors.spawn_local(world.clone().mirror(random.fork()));
+    }
     for n in 0..STREAMS {
         let tag = format!("stream {n}");
         let id = world.start(&tag, &mut random).await;
         viewers.spawn_local(named(("sse", tag.clone()), world.clone().watch(id.clone(), random.fork())));
         viewers.spawn_local(named(("sse", tag.clone()), world.clone().watch(id.clone(), random.fork())));
         viewers.spawn_local(named(("poll", tag.clone()), world.clone().poll(id.clone(), random.fork())));
-        ids.insert(id, tag);
+        world.asked.borrow_mut().insert(id, tag);
         sleep(Duration::from_millis(random.below(3000) as u64)).await;
     }
     storm.await.expect("the storm");
-    let mut logs = BTreeMap::new();
+    let (ids, mut logs) = (world.asked.borrow().clone(), BTreeMap::new());
     let told = async {
         while let Some(report) = viewers.join_next().await {
             let ((who, tag), heard) = report.expect("a viewer");
@@ -257,10 +272,17 @@ async fn live_through(mut random: Random, tally: &mut Tally) {
         let waiting = (viewers.len(), mirrors.len());
         panic!("{waiting:?} viewers of streams and of the session never came to the end: {room}");
     }
+    let quiet = async {
+        while world.json(&format!("/v1/sessions/{ROOM}"), &mut random).await["streams_running"] != 0 {
+            sleep(Duration::from_millis(500)).await;
+        }
+    };
+    timeout(CALM, quiet).await.expect("the room to be told of all ends");
     for (id, tag) in &ids {
         let got = world.get(&format!("/v1/streams/{id}"), None, Duration::from_secs(5), &mut random).await;
         let log: Value = serde_json::from_slice(&got.body).expect("JSON");
-        let (text, whole) = (log["text"].as_str().expect("text"), answer(tag));
+        let (text, whole) =
+            (log["text"].as_str().unwrap_or_else(|| panic!("{}: {log}", got.status)), answer(tag));
         match log["status"].as_str() {
             Some("completed") => {
                 assert_eq!(text, whole);

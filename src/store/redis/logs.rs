@@ -116,16 +116,8 @@ impl Node {
         // Listed first: a log that nobody knows to be ours would never be taken over.
         let listed = async { if own { self.list_as_own(log, until).await } else { Ok(()) } };
         let (listed, made) = tokio::join!(listed, self.make(log, &meta, &plan, Position::START, until));
-        let made = match (made, listed) {
-            (Ok(made), Ok(())) => made,
-            (Err(error), _) | (_, Err(error)) => {
-                // It may be there nevertheless, and somebody would go on with it one day.
-                let node = self.clone();
-                self.tasks.spawn(async move { node.remove(log).await });
-                return Err(error);
-            }
-        };
-        if !made {
+        listed?;
+        if !made? {
             return Err(Error::Exists);
         }
         if own {

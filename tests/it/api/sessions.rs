@@ -2,9 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use relaystream::hub::catchup::CatchUp;
+use relaystream::hub::mirror::Snapshot;
+use relaystream::room::Vector;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Event, FakeProvider, Gate, Script, Server, Sse};
+use crate::harness::{Answer, Event, FakeProvider, Gate, Script, Server, Sse, eventually};
+use crate::heard::blocks;
 
 fn ask(session: &str) -> Value {
     json!({"model": "fake-1", "input": "Hi", "session": session})
@@ -123,6 +127,49 @@ async fn every_id_of_the_mirror_resumes_all_its_streams() {
             "cut after {id}"
         );
     }
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn no_id_leaves_out_a_stream_that_the_room_has_closed_and_whose_end_is_still_to_come() {
+    let gate = Gate::default();
+    let script = |word: &str| Script::stream().token(word).wait(&gate).token("!").finish();
+    let provider = FakeProvider::new([script("one"), script("two"), script("three")]).await;
+    let server = Server::before(&provider, "").await;
+    let mut viewer = server.sse("/v1/sessions/room-1/events").await;
+    for _ in 0..3 {
+        server.start(&ask("room-1")).await;
+        viewer.until("token").await;
+    }
+    let session = server.app.hub.get("local", "room-1").await.unwrap().expect("the session");
+    let mirror = server.app.hub.mirror(&session).await.unwrap();
+    let before = mirror.snapshot();
+    for _ in 0..3 {
+        gate.open();
+    }
+    eventually("the mirror to come to all ends", || mirror.is_quiet()).await;
+    let after = mirror.snapshot();
+    // The room is told of all ends; the mirror has come to that of the second stream only.
+    let (mut streams, mut tails) = (before.vector.streams, before.tails);
+    assert!(streams.remove(&2).is_some() && tails.remove(&2).is_some());
+    let vector = Vector { room: after.vector.room, streams };
+    let moment = Snapshot { next: 0, vector, room: after.room.clone(), tails };
+    let mut missed = CatchUp::new(&server.app.relay, session.log, None, &moment).await.unwrap();
+    let mut ids = 0;
+    while let Some(slice) = missed.next_slice() {
+        for id in blocks(&slice).into_iter().filter_map(|block| block.id) {
+            let (_, held) = Vector::parse(&id).unwrap();
+            for n in [1, 3] {
+                assert!(
+                    after.room.resume(&held, n).is_some(),
+                    "{id} says that stream {n} was seen to its end"
+                );
+            }
+            ids += 1;
+        }
+    }
+    assert!(ids > 3);
+    drop((viewer, mirror, moment, missed));
     server.finish().await;
 }
 

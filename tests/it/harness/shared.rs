@@ -27,6 +27,10 @@ pub struct Shared {
     away: Mutex<BTreeSet<usize>>,
     /// Nodes that do not get on.
     paused: watch::Sender<BTreeSet<usize>>,
+    /// Nodes whose messages do not get out, with how many have not.
+    unheard: Mutex<BTreeMap<usize, u64>>,
+    /// Nodes that are cut off as soon as they have made a log.
+    doomed: Mutex<BTreeSet<usize>>,
     /// What chance does to calls; none: nothing.
     weather: Mutex<Option<Random>>,
 }
@@ -74,6 +78,8 @@ impl Shared {
             running: Mutex::default(),
             away: Mutex::default(),
             paused: watch::Sender::default(),
+            unheard: Mutex::default(),
+            doomed: Mutex::default(),
             weather: Mutex::default(),
         })
     }
@@ -96,6 +102,26 @@ impl Shared {
 
     pub fn go_on(&self, id: usize) {
         self.paused.send_modify(|paused| _ = paused.remove(&id));
+    }
+
+    /// From now on nobody hears what the node says.
+    pub fn mute(&self, id: usize) {
+        self.unheard.lock().unwrap().insert(id, 0);
+    }
+
+    /// Lets it be heard again.
+    pub fn unmute(&self, id: usize) {
+        self.unheard.lock().unwrap().remove(&id);
+    }
+
+    /// How many messages of a mute node were lost.
+    pub fn unheard(&self, id: usize) -> u64 {
+        self.unheard.lock().unwrap()[&id]
+    }
+
+    /// Cuts the node off as soon as it has made a log.
+    pub fn cut_off_after_create(&self, id: usize) {
+        self.doomed.lock().unwrap().insert(id);
     }
 
     /// From now on calls suffer what `random` says; none: they do not.
@@ -177,6 +203,9 @@ impl Store for Node {
             self.shared.memory.create(log, meta, Bytes::new()).await?;
             if owned {
                 self.shared.running.lock().unwrap().insert(log, (self.id, plan));
+                if self.shared.doomed.lock().unwrap().remove(&self.id) {
+                    self.shared.cut_off(self.id);
+                }
             }
             Ok(())
         };
@@ -242,6 +271,10 @@ impl Store for Node {
     }
 
     fn publish(&self, topic: &str, message: Bytes) -> BoxFuture<'_, Result<(), Error>> {
+        if let Some(unheard) = self.shared.unheard.lock().unwrap().get_mut(&self.id) {
+            *unheard += 1;
+            return async { Err(Error::Unavailable("mute".into())) }.boxed();
+        }
         // Only once it was seen that the node may: memory publishes when it is asked to.
         let topic = topic.to_owned();
         self.answer(async move { self.shared.memory.publish(&topic, message).await }.boxed())
