@@ -213,13 +213,13 @@ impl Hub {
 
     /// The session's mirror on this node, shared by all its viewers.
     pub async fn mirror(&self, session: &Arc<Session>) -> Result<Arc<Mirror>, store::Error> {
-        let known = || lock(&session.mirror).upgrade();
+        let known = || lock(&session.mirror).upgrade().filter(|mirror| !mirror.is_over());
         if let Some(mirror) = known() {
             return Ok(mirror);
         }
         let opened = Mirror::open(self.relay.clone(), session.clone(), &self.options.tail).await?;
         let mut slot = lock(&session.mirror);
-        if let Some(mirror) = slot.upgrade() {
+        if let Some(mirror) = slot.upgrade().filter(|mirror| !mirror.is_over()) {
             return Ok(mirror);
         }
         *slot = Arc::downgrade(&opened);
