@@ -133,7 +133,7 @@ pub async fn mirrored(
         Some(Ok((log, seen))) if log == session.log => confirmed(&app.relay, &session, &seen).await?,
         _ => Vector::default(),
     };
-    let moment = mirror.snapshot_from(&seen).await;
+    let moment = mirror.snapshot_from(&seen).await?;
     let catch_up = CatchUp::new(&app.relay, session.log, after.as_deref(), &moment).await?;
     if after.is_some() {
         app.metrics.resumed(catch_up.resets().first().map_or("ok", |(_, bad)| bad.as_str()));

@@ -165,14 +165,20 @@ impl Mirror {
     }
 
     /// A moment that is not before what a viewer has seen on another node, which may have been told of it earlier than
-    /// this one. What is in `held` must be true, or there will be no such moment.
-    pub async fn snapshot_from(&self, held: &Vector) -> Snapshot {
+    /// this one. What is in `held` must be true, or there will be no such moment; nor is there one when the mirror ends
+    /// before: from an earlier moment the viewer would be told again what it has seen to its end.
+    pub async fn snapshot_from(&self, held: &Vector) -> Result<Snapshot, Error> {
         let watch = self.watchers.join();
         std::future::poll_fn(|cx| {
             watch.register(cx);
             let moment = self.snapshot();
-            let there = self.is_over() || moment.covers(held);
-            if there { Poll::Ready(moment) } else { Poll::Pending }
+            if moment.covers(held) {
+                Poll::Ready(Ok(moment))
+            } else if self.is_over() {
+                Poll::Ready(Err(Error::Unavailable("the room could not be read on".into())))
+            } else {
+                Poll::Pending
+            }
         })
         .await
     }

@@ -1,9 +1,11 @@
 //! Sessions: a list, a snapshot, and the mirror over SSE.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use relaystream::hub::catchup::CatchUp;
 use relaystream::hub::mirror::Snapshot;
+use relaystream::log::Position;
 use relaystream::room::Vector;
 use serde_json::{Value, json};
 
@@ -170,6 +172,25 @@ async fn no_id_leaves_out_a_stream_that_the_room_has_closed_and_whose_end_is_sti
     }
     assert!(ids > 3);
     drop((viewer, mirror, moment, missed));
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn a_mirror_that_has_ended_takes_in_nobody_who_has_seen_more() {
+    let provider = FakeProvider::new([Script::answer(&["one"])]).await;
+    let server = Server::before(&provider, "").await;
+    server.ended(&server.start(&ask("room-1")).await).await;
+    let session = server.app.hub.get("local", "room-1").await.unwrap().expect("the session");
+    let mirror = server.app.hub.mirror(&session).await.unwrap();
+    let seen = mirror.snapshot().vector;
+    let more = Vector { room: Position::new(seen.room.epoch, seen.room.seq + 100), ..seen.clone() };
+    server.app.relay.store.remove(session.log).await.unwrap();
+    eventually("the mirror to end", || mirror.is_over()).await;
+    assert!(mirror.snapshot_from(&seen).await.is_ok());
+    assert!(mirror.snapshot_from(&more).await.is_err());
+    let another = server.app.hub.mirror(&session).await.unwrap();
+    assert!(!Arc::ptr_eq(&mirror, &another), "one that has ended is nobody's mirror any more");
+    drop((mirror, another));
     server.finish().await;
 }
 
