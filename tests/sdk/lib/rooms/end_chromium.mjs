@@ -40,14 +40,23 @@ export async function chromiumEnd(told) {
     return pages.get(origin);
   }
 
-  // One command after another, in their order.
+  // Commands in their order; those that came while others were carried out go to the page together.
+  const waiting = [];
   let last = Promise.resolve();
-  const carry = async (command) => {
-    if (command.open) pageOf[command.n] = await page(command.open.url);
-    await pageOf[command.n].evaluate((what) => window.obey(what), command);
-  };
+  async function carry() {
+    const commands = waiting.splice(0);
+    for (const { n, open } of commands) if (open) pageOf[n] = await page(open.url);
+    while (commands.length) {
+      const to = pageOf[commands[0].n];
+      const other = commands.findIndex(({ n }) => pageOf[n] !== to);
+      await to.evaluate((some) => some.forEach(window.obey), commands.splice(0, other < 0 ? commands.length : other));
+    }
+  }
   return {
-    tell: (command) => (last = last.then(() => carry(command))),
-    close: () => browser.close(),
+    tell(command) {
+      waiting.push(command);
+      last = last.then(carry);
+    },
+    close: () => last.then(() => browser.close()),
   };
 }

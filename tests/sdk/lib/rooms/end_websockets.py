@@ -23,6 +23,7 @@ async def read(n, url, protocols, headers=None, options=None):
     except Exception as why:
         status = {"status": why.response.status_code} if isinstance(why, InvalidStatus) else {}
         tell(n, "refused", **status)
+        tell(n, "closed", code=1006, reason="")
         return
     sockets[n] = socket
     extensions = ", ".join(extension.name for extension in socket.protocol.extensions)
