@@ -1,7 +1,5 @@
 // Chromium's own WebSocket as an end of lib/rooms/sockets.mjs. A socket is opened by a page of its server's origin, as the origins' rule wants.
 
-import { launchChromium } from "../chromium.mjs";
-
 // Runs in the page.
 function obey() {
   const sockets = {};
@@ -23,8 +21,7 @@ function obey() {
   };
 }
 
-export async function chromiumEnd(told) {
-  const browser = await launchChromium();
+export function chromiumEnd(browser, told) {
   const pages = new Map();
   const pageOf = [];
 
@@ -57,6 +54,6 @@ export async function chromiumEnd(told) {
       waiting.push(command);
       last = last.then(carry);
     },
-    close: () => last.then(() => browser.close()),
+    close: () => last,
   };
 }
