@@ -1,7 +1,7 @@
 // How one comes in, and why one is sent away.
 
 import { check, equal, test } from "../cases.mjs";
-import { marker, sleep } from "../world.mjs";
+import { marker, sleep, until } from "../world.mjs";
 import { BACKEND, CONNECTIONS, GRACE_MS, MESSAGE_BYTES, Memory, Person, address, bearer, now, room, ticket, token } from "./people.mjs";
 
 // Opens, says hello and waits for the close code; a handshake that is refused has none.
@@ -100,8 +100,13 @@ export function doorCases(client) {
     sockets[0].close(1000);
     await sockets[0].ended();
     equal((await sockets[1].asks("ping")).type, "pong", "the others go on");
-    await sleep(200); // the place is given back behind the close
-    await owner.enter(cleanup);
+    await until("its place", async () => {
+      const next = owner.open({ memory: new Memory(owner.session) });
+      cleanup(() => next.close());
+      await next.open();
+      next.greet();
+      return until("an answer", () => next.messages[0] ?? next.closed).then((answer) => answer.type === "welcome");
+    });
   });
 
   test("1007 for bytes, 1009 for what is too large; up to that it is said", async (cleanup) => {
