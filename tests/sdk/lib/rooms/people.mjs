@@ -90,12 +90,14 @@ export class Memory {
     return logOf(position) === this.log ? this.session : logOf(position);
   }
 
-  // Who comes back is told what it missed behind the welcome: until then its own place in the room is what it holds.
+  // Who comes back is told what it missed behind the welcome: until then its own place in the room is what it holds. Of a stream that it
+  // hears of for the first time, the welcome tells everything, its end too.
   welcome({ room, position, streams }) {
     this.log = room;
     this.after[this.session] ??= position;
-    for (const { stream, position, text } of streams) {
+    for (const { stream, position, status, text } of streams) {
       if (text !== undefined) this.texts[stream] = text;
+      if (text !== undefined && status !== "running") this.done[stream] = { status };
       this.after[stream] = position;
     }
   }
