@@ -6,6 +6,7 @@ import { existsSync } from "node:fs";
 import path from "node:path";
 import { createInterface } from "node:readline";
 import { install } from "./lib/install.mjs";
+import { CONFIG as ROOMS } from "./lib/rooms/people.mjs";
 import { launch, scratch, startLlmock, startProvider, startRelay, stop, stopAll } from "./lib/processes.mjs";
 import { table } from "./lib/table.mjs";
 
@@ -75,6 +76,9 @@ const SUITES = [
   { name: "undici", file: "undici.mjs" },
   { name: "browser", file: "browser.mjs" },
   { name: "ws", file: "ws.mjs" },
+  { name: "rooms-ws", file: "rooms_ws.mjs", config: ROOMS },
+  { name: "rooms-python", file: "rooms_python.mjs", config: ROOMS },
+  { name: "rooms-chromium", file: "rooms_chromium.mjs", config: ROOMS },
   { name: "plain", file: "plain.mjs" },
   { name: "llmock", file: "llmock.mjs", llmock: true, config: JUDGED },
   { name: "aimock", file: "aimock.mjs", provider: "aimock.mjs", config: EVERY },
@@ -124,7 +128,7 @@ async function runSuite(suite, parts, bin) {
     mine.push(relay.child);
     const env = {
       PATH: process.env.PATH, HOME: scratch, TMPDIR: scratch, LANG: "C.UTF-8", NO_PROXY: "127.0.0.1", PYTHONDONTWRITEBYTECODE: "1", PYTHONPATH: path.join(here, "lib"),
-      SDK_RELAY: relay.url, SDK_PROVIDER: upstream.url, SDK_CASE: caseFilter,
+      SDK_RELAY: relay.url, SDK_PROVIDER: upstream.url, SDK_CASE: caseFilter, SDK_PYTHON: parts.python,
     };
     const runtime = suite.file.endsWith(".py") ? parts.python : parts.node;
     const child = launch(runtime, [path.join(here, "suites", suite.file)], { env, cwd: here });

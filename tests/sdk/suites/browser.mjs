@@ -1,17 +1,12 @@
 // Native EventSource in Debian's Chromium, driven by playwright-core: cut, reconnected by the browser itself, stopped by
 // 204; and the product's own page, reloaded mid-answer, watched by a second page, stopped.
 
-import { mkdtempSync } from "node:fs";
-import { tmpdir } from "node:os";
-import path from "node:path";
-import { chromium } from "playwright-core";
 import { cutProxy } from "../cutproxy.mjs";
 import { check, equal, main, test } from "../lib/cases.mjs";
+import { launchChromium } from "../lib/chromium.mjs";
 import { PROVIDER, RELAY, calls, ended, marker, snapshot, textOf, until } from "../lib/world.mjs";
 
-const FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
-const home = mkdtempSync(path.join(tmpdir(), "relaystream-chromium-"));
-const browser = await chromium.launchPersistentContext(home, { executablePath: "/usr/bin/chromium", args: FLAGS });
+const browser = await launchChromium();
 
 async function page(cleanup, url) {
   const one = await browser.newPage();
@@ -165,5 +160,4 @@ test("own page: stop", async (cleanup) => {
   check((await shown.one.locator("#status").textContent()).trim(), "#status is empty");
 }, { timeout: 60_000 });
 
-process.on("SIGTERM", () => browser.close().finally(() => process.exit(1)));
 await main(() => browser.close());
