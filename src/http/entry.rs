@@ -104,7 +104,9 @@ fn sent(request: &Request, socket: bool, cookie_name: Option<&str>) -> Sent {
         return Sent::Credential(token.to_owned());
     }
     if let Some(ticket) = parameter(query, "ticket").filter(|_| reads) {
-        return Sent::Ticket { ticket, position: after(headers, query) };
+        // A page of what was said names a place, too.
+        let position = after(headers, query).or_else(|| parameter(query, "before"));
+        return Sent::Ticket { ticket, position };
     }
     if let Some(token) = cookie_name.and_then(|name| cookie(headers, name)) {
         return Sent::Cookie(token.to_owned());

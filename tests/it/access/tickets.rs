@@ -65,6 +65,23 @@ async fn a_ticket_says_who_it_is_for_and_until_when() {
 }
 
 #[tokio::test]
+async fn the_ticket_that_opened_a_socket_pages_what_was_said() {
+    let server = Server::new(KEYS).await;
+    let single = ticket(&server, "ann", &json!({"session": "room", "single_use": true})).await;
+    let mut socket =
+        Socket::open_at(&server, &format!("/v1/sessions/room/ws?ticket={single}"), &[]).await.unwrap();
+    socket.hello(&[]).await;
+    let welcome = socket.expect("welcome").await;
+    let position = welcome["data"]["position"].as_str().unwrap();
+    let page = |query: String| format!("/v1/sessions/room/messages?ticket={single}{query}");
+    assert_eq!(get(&server, &page(String::new())).await.status, 401);
+    assert_eq!(get(&server, &page(format!("&before={position}"))).await.status, 200);
+    assert_eq!(get(&server, &page("&before=nowhere".into())).await.status, 401);
+    socket.leave().await;
+    server.finish().await;
+}
+
+#[tokio::test]
 async fn nobody_gives_more_than_they_have() {
     let server = Server::new(KEYS).await;
     ticket(&server, "ann", &json!({"session": "room", "role": "owner"})).await;

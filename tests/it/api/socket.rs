@@ -1,10 +1,16 @@
 //! The session's WebSocket.
 
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
 use serde_json::{Value, json};
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{self, Message};
 
 use crate::harness::socket::{Received, Socket, text_of};
-use crate::harness::{FakeProvider, Gate, Script, Server};
+use crate::harness::{FakeProvider, Gate, Script, Server, soon};
 
 fn ask() -> Value {
     json!({"model": "fake-1", "input": "Hi", "session": "room-1"})
@@ -56,8 +62,10 @@ async fn a_late_joiner_gets_a_snapshot_and_then_lives() {
     let position = |seq: u64, id: &str| format!("{id}-0000-{seq:010}");
     assert_eq!(
         welcome["data"]["streams"],
-        json!([{"stream": old, "position": position(4, &old), "status": "completed", "text": "before"},
-               {"stream": id, "position": position(3, &id), "status": "running", "text": "Hello"}])
+        json!([{"stream": old, "position": position(4, &old), "status": "completed", "text": "before",
+                "model": "fake-1", "by": "local"},
+               {"stream": id, "position": position(3, &id), "status": "running", "text": "Hello",
+                "model": "fake-1", "by": "local"}])
     );
     gate.open();
     let messages = socket.until("done").await;
@@ -236,6 +244,42 @@ async fn a_forgotten_session_closes_its_sockets() {
     let (mut socket, _) = Socket::enter(&server, "room-1", &[]).await;
     assert_eq!(server.send(server.delete("/v1/sessions/room-1")).await.status(), 204);
     assert_eq!(socket.closed().await, 4004);
+    server.finish().await;
+}
+
+/// A client in a thread of its own, which answers pings at once; returns what it was closed with.
+fn prompt_client(server: &Server, leave: Arc<AtomicBool>) -> std::thread::JoinHandle<Option<CloseCode>> {
+    let address = server.address;
+    std::thread::spawn(move || {
+        let stream = TcpStream::connect(address).unwrap();
+        let request = format!("ws://{address}/v1/sessions/room-1/ws");
+        let (mut socket, _) = tungstenite::client(request, stream).unwrap();
+        socket.send(Message::text(json!({"type": "hello", "data": {}}).to_string())).unwrap();
+        loop {
+            match socket.read().unwrap() {
+                Message::Ping(_) if leave.load(Relaxed) => socket.close(None).unwrap(),
+                Message::Ping(_) => socket.flush().unwrap(),
+                Message::Close(frame) => return frame.map(|frame| frame.code),
+                _ => {}
+            }
+        }
+    })
+}
+
+#[tokio::test]
+async fn a_pong_that_came_in_time_counts_however_late_it_is_read() {
+    let server = Server::new("[rooms]\nping_ms = 50\npong_ms = 50").await;
+    let leave = Arc::new(AtomicBool::new(false));
+    let client = prompt_client(&server, leave.clone());
+    crate::harness::eventually("it", || server.metric("relaystream_members") == 1.0).await;
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        // The server stands still, with a ping under way.
+        std::thread::sleep(Duration::from_millis(80));
+    }
+    leave.store(true, Relaxed);
+    let closed = tokio::task::spawn_blocking(|| client.join().unwrap());
+    assert_eq!(soon("its end", closed).await.unwrap(), None, "it left by itself");
     server.finish().await;
 }
 

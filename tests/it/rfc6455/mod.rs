@@ -53,7 +53,7 @@ fn answer(id: &str) -> Then {
 
 /// Plays each case on a connection of its own, all frames at once and then byte by byte.
 async fn play(cases: &[Case]) {
-    let server = Server::demo().await;
+    let server = Server::new("[rooms]\nmessages_per_s = 0").await;
     for (name, sent, then) in cases {
         let bytes: Vec<u8> = sent.iter().flat_map(Frame::bytes).collect();
         let size = if bytes.len() > 2000 { 997 } else { 1 };

@@ -75,6 +75,19 @@ async fn too_many_messages_are_refused_and_going_on_closes() {
 }
 
 #[tokio::test]
+async fn who_floods_without_listening_learns_why_it_was_closed() {
+    let server = open_room("[rooms]\nmessages_per_s = 1\n").await;
+    for _ in 0..20 {
+        let (mut bob, _) = enter(&server, "bob", &[]).await;
+        for _ in 0..3000 {
+            bob.try_say(&json!({"type": "ping"})).await;
+        }
+        assert_eq!(bob.closed().await, 4101);
+    }
+    server.finish().await;
+}
+
+#[tokio::test]
 async fn signals_reach_one_member_wherever_it_is_and_nobody_else() {
     let store = Shared::new();
     let config = format!("[rooms]\nsignal_bytes = 100\n{PEOPLE}");

@@ -135,7 +135,7 @@ async fn what_members_say_of_themselves_is_told_and_kept_for_newcomers() {
     ] {
         bob.say(&json!({"type": "presence", "id": "p", "data": data})).await;
         let error = bob.until("error").await.pop().unwrap();
-        assert_eq!((&error["id"], &error["data"]["code"]), (&Value::Null, &json!("bad_request")), "{data}");
+        assert_eq!((&error["id"], &error["data"]["code"]), (&json!("p"), &json!("bad_request")), "{data}");
     }
     for socket in [ann, bob, cyd] {
         socket.leave().await;
