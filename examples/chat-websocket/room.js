@@ -23,6 +23,7 @@ const BACK_OFF = 4; //        close codes 41xx wait as if so many attempts had f
 export class Room extends EventTarget {
   #socket = null;
   #positions = new Map(); // log -> the last position that we hold; the room's own log goes by the session's name
+  #room; // that log, once we are welcome
   #kept; //                  what waits for its ack, in order
   #attempt = 0;
   #retryMs = null; //        what `going-away` asked for
@@ -196,7 +197,7 @@ export class Room extends EventTarget {
     const { type, id, stream, position, data } = message;
     this.#heard = performance.now();
     if (type === 'reset') this.#positions.delete(data.log);
-    else if (type === 'text' || type === 'system') this.#positions.set(this.session, position);
+    else if (type === 'text' || type === 'system') this.#positions.set(this.#log(position), position);
     else if (stream && position && type !== 'ack') this.#positions.set(stream, position);
     if (type === 'welcome') this.#welcome(data);
     if (type === 'going-away') this.#retryMs = data.retry_ms;
@@ -206,10 +207,16 @@ export class Room extends EventTarget {
     if (type === 'welcome') for (const kept of this.#kept) this.#send(kept);
   }
 
-  #welcome({ streams, position }) {
+  // A notification is in a log of its user's own.
+  #log(position) {
+    const log = position.split('-')[0];
+    return log === this.#room ? this.session : log;
+  }
+
+  #welcome({ room, streams, position }) {
+    this.#room = room;
     for (const summary of streams) this.#positions.set(summary.stream, summary.position);
-    // Whoever was here before is told next what was said meanwhile, and moves on with each word; others page back from here.
-    if (!this.returning) this.#positions.set(this.session, position);
+    this.#positions.set(this.session, position);
     this.ready = true;
     this.#listen(SILENCE_MS);
     this.#settled = setTimeout(() => { this.#attempt = 0; }, SETTLED_MS);

@@ -325,7 +325,9 @@ impl Viewer {
         for (log, bad) in &resets {
             self.send(socket, Message::text(message::reset(log, bad.as_str(), now_ms()))).await?;
         }
-        let room = EventId { log: self.session.log, position: moment.vector.room };
+        // What the client holds after this message, as with streams: what it has missed comes next.
+        let position = heard.unwrap_or(moment.vector.room);
+        let room = EventId { log: self.session.log, position };
         let presence = self.presence(&mut attendee).await;
         let welcome = message::welcome(&presence, room, &arrival.streams, now_ms());
         self.send(socket, Message::text(welcome)).await?;

@@ -9,7 +9,7 @@ const FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", 
 
 export async function launchChromium() {
   const home = mkdtempSync(path.join(tmpdir(), "relaystream-chromium-"));
-  const browser = await chromium.launchPersistentContext(home, { executablePath: "/usr/bin/chromium", args: FLAGS });
+  const browser = await chromium.launchPersistentContext(home, { executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: FLAGS });
   process.on("SIGTERM", () => browser.close().finally(() => process.exit(1)));
   return browser;
 }
