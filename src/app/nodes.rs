@@ -30,7 +30,7 @@ impl App {
     }
 
     /// Takes over what is left behind, and hears what other nodes ask for, for as long as it is polled. Alone, a process has
-    /// nobody to hear.
+    /// nobody to hear. What fails is tried again: a failing store is told of by its health.
     pub async fn cooperate(self: Arc<Self>) {
         if !self.has_peers() {
             return;
@@ -39,7 +39,6 @@ impl App {
             let mut tick = tokio::time::interval(TICK);
             loop {
                 tick.tick().await;
-                // A failing store is told of by its health.
                 let _next_time = self.take_over().await;
             }
         };
@@ -48,8 +47,7 @@ impl App {
             loop {
                 tick.tick().await;
                 for (key, account) in self.ledger.in_use() {
-                    if let Err(error) = self.share_budget(&key, &account).await {
-                        tracing::warn!(%error, "budgets cannot be told to other nodes");
+                    if self.share_budget(&key, &account).await.is_err() {
                         break;
                     }
                 }
@@ -57,7 +55,6 @@ impl App {
         };
         let bells = async {
             loop {
-                // A failing store is told of by its health.
                 let _again = self.hub.hear_bells().await;
                 tokio::time::sleep(TICK).await;
             }

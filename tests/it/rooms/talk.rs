@@ -104,7 +104,10 @@ async fn who_comes_back_hears_exactly_what_was_said_meanwhile() {
     let (mut bob, welcome) = enter(&server, "bob", &[("room-1", &held)]).await;
     let missed = texts(&mut bob, 2).await;
     assert_eq!(contents(&missed), ["two", "three"]);
-    assert_eq!(welcome["data"]["position"], held, "one that loses this connection now has missed nothing yet");
+    assert_eq!(
+        welcome["data"]["position"], held,
+        "one that loses this connection now has missed nothing yet"
+    );
     say(&mut ann, "4", "four").await;
     assert_eq!(contents(&texts(&mut bob, 1).await), ["four"]);
     bob.leave().await;
