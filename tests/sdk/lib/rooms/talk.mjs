@@ -29,7 +29,7 @@ export function talkCases(client) {
     equal(ack.type, "ack", "answer");
     for (const socket of [ann, bob]) {
       const text = await socket.take("text");
-      equal(JSON.stringify(text.data), JSON.stringify({ content: "Grüße 👩‍👩‍👧‍👦 \u2028 𝒳", from: owner.user }), "data");
+      equal(JSON.stringify(text.data), JSON.stringify({ content: "Grüße 👩‍👩‍👧‍👦 \u2028 𝒳", from: owner.user, id: "a-1" }), "data");
       equal(text.position, ack.position, "position");
       equal(text.position, `${ann.welcome.room}-0000-0000000001`, "the first position");
     }
