@@ -4,7 +4,7 @@
 
 import net from "node:net";
 
-const TEXT = 1, CLOSE = 8, PING = 9, PONG = 10;
+const CONTINUATION = 0, TEXT = 1, CLOSE = 8, PING = 9, PONG = 10;
 const buffer = Buffer.allocUnsafe(256 * 1024);
 
 /** Bytes that were received, handshakes included. */
@@ -15,6 +15,7 @@ export class Socket {
   constructor(port, path, headers, on) {
     this.on = on;
     this.rest = null;
+    this.begun = ""; // of a message in fragments
     this.code = 1006;
     this.reason = "";
     const callback = (n, chunk) => this.read(chunk.subarray(0, n));
@@ -87,10 +88,16 @@ export class Socket {
     if (have < head + size) return -1;
     const [from, to] = [at + head, at + head + size];
     const opcode = data[at] & 15;
-    if (opcode === TEXT) this.on.text(data.latin1Slice(from, to));
+    if (opcode === TEXT || opcode === CONTINUATION) this.piece(data[at] & 128, data.latin1Slice(from, to));
     else if (opcode === PING) this.frame(PONG, data.subarray(from, to));
     else if (opcode === CLOSE) this.closed(data, from, size);
     return to;
+  }
+
+  piece(last, text) {
+    const message = this.begun + text;
+    this.begun = last ? "" : message;
+    if (last) this.on.text(message);
   }
 
   closed(data, from, size) {

@@ -29,6 +29,11 @@ impl Ledger {
         lock(&self.owners).entry(hash).or_insert_with(|| Arc::new(kept().into())).clone()
     }
 
+    /// The account of an owner that has logs here.
+    pub fn in_use(&self, owner: &str) -> Option<Account> {
+        lock(&self.owners).get(&owner_hash(owner)).cloned()
+    }
+
     pub fn replace(&self, account: &AtomicU64, before: u64, after: u64) {
         let change = after.wrapping_sub(before);
         self.total.fetch_add(change, Relaxed);

@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 /// Bytes read at a time: tungstenite's own 128 KiB would be paid by every idle viewer.
-const READ_BUFFER: usize = 512;
+const READ_BUFFER: usize = 256;
 /// Longer messages go out in fragments: a connection keeps a buffer as large as the largest frame that it ever wrote.
 const FRAGMENT: usize = 4096;
 /// The other side may take so long to close.

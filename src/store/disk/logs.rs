@@ -102,12 +102,17 @@ impl Logs {
         if self.near(id).is_some() {
             return Err(Error::Exists);
         }
-        let (logs, owner) = (self.clone(), meta.owner.clone());
-        let account = blocking(move || match logs.archives.find(id)? {
-            Some(_) => Err(Error::Exists),
-            None => Ok(logs.account(&owner)),
-        })
-        .await?;
+        let account = match self.ledger.in_use(&meta.owner) {
+            Some(account) if !self.archives.may_hold(id) => account,
+            _ => {
+                let (logs, owner) = (self.clone(), meta.owner.clone());
+                let looked_for = move || match logs.archives.find(id)? {
+                    Some(_) => Err(Error::Exists),
+                    None => Ok(logs.account(&owner)),
+                };
+                blocking(looked_for).await?
+            }
+        };
         let frames = record::create(id, &meta, &plan);
         let kept = Kept { plan, needs, busy: true, ..Kept::default() };
         let entry = Arc::new(Entry::new(id, meta, account, kept));

@@ -175,6 +175,23 @@ impl Watched {
         watched
     }
 
+    /// Waits until the replica has all that the master has.
+    pub async fn in_step(&self) {
+        soon("the replica", async {
+            while !self.master.run::<String>("INFO replication").await.unwrap().contains("lag=0") {
+                sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+    }
+
+    /// Parts the replica from its master for good: what that accepts from here on it accepts alone.
+    pub async fn part(&self) {
+        self.replica.run::<()>("CONFIG SET masteruser nobody").await.unwrap();
+        self.replica.run::<()>("CONFIG SET masterauth wrong").await.unwrap();
+        let _gone = self.master.run::<i64>("CLIENT KILL TYPE replica").await.unwrap();
+    }
+
     pub fn url(&self) -> String {
         format!("redis+sentinel://127.0.0.1:{}/main", self.sentinel.port)
     }

@@ -86,12 +86,7 @@ async fn a_sentinel_names_the_new_master() {
     created(&*one, 7).await;
     let reader = reading(&two, LOG);
     let (mut written, head) = write(&*one, LOG, START, 50).await;
-    let copied = async {
-        while !servers.master.run::<String>("INFO replication").await.expect("reachable").contains("lag=0") {
-            sleep(Duration::from_millis(20)).await;
-        }
-    };
-    soon("the replica", copied).await;
+    servers.in_step().await;
     servers.master.kill();
     let (tail, head) = soon("the new master", write(&*one, LOG, head, 50)).await;
     written.extend(tail);
@@ -99,6 +94,32 @@ async fn a_sentinel_names_the_new_master() {
     written.push("end".into());
     healthy(&one, true).await;
     assert_eq!(soon("the reader", reader).await.expect("no panic"), written);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tail_that_the_new_master_never_had_is_put_back_under_the_same_ids() {
+    let mut servers = Watched::start().await;
+    let (one, two) = pair(&servers.url()).await;
+    created(&*one, 7).await;
+    let (mut written, head) = write(&*one, LOG, START, 20).await;
+    servers.in_step().await;
+    servers.part().await;
+    let (tail, head) = write(&*one, LOG, head, 100).await;
+    written.extend(tail);
+    assert_eq!(whole(&*two, LOG).await.as_ref(), Ok(&written), "it was seen");
+    servers.master.kill();
+    let head = soon("the owner goes on", one.append(LOG, batch(head, &["on"]))).await.expect("accepted");
+    written.push("on".into());
+    assert_eq!(head, Position::new(0, 121), "the same text under the same ids");
+    for store in [&one, &two] {
+        soon("everybody has it again", async {
+            while whole(&**store, LOG).await.as_ref() != Ok(&written) {
+                sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+        healthy(store, true).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
