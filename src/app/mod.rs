@@ -154,6 +154,7 @@ impl App {
                     outbox_bytes: or_any(config.rooms.outbox_bytes),
                 },
                 messages_per_s: config.rooms.messages_per_s,
+                max_sessions: limits.sessions_per_user,
                 history_bytes: or_any(config.rooms.history_bytes),
                 empty_ttl: Duration::from_secs(config.rooms.empty_ttl_s),
                 inbox_ttl: Duration::from_secs(config.rooms.inbox_ttl_s),

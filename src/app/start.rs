@@ -12,7 +12,7 @@ use super::machines::Machines;
 use super::{App, Phase};
 use crate::auth::{Principal, Role, digest_of};
 use crate::chat::{Invalid, Request};
-use crate::hub::Session;
+use crate::hub::{EnterError, Session};
 use crate::log::LogId;
 use crate::relay::retelling::Retelling;
 use crate::relay::route::{Route, Target, UnknownModel};
@@ -98,6 +98,8 @@ pub enum StartError {
     BudgetExceeded { wait: Duration },
     #[error("there is no session \"{0}\"")]
     NoSession(String),
+    #[error(transparent)]
+    Session(#[from] EnterError),
     #[error("your role does not allow it to start streams")]
     NotAllowed,
     #[error("this idempotency key was used for another request")]

@@ -13,7 +13,7 @@ use super::App;
 use super::entry::{Barred, now_s};
 use crate::auth::ticket::{Issuer, SECRET_BYTES, Seal, Ticket};
 use crate::auth::{Digest, Principal, Refused, Role, Scope, digest_of};
-use crate::hub::Session;
+use crate::hub::{EnterError, Session};
 use crate::log::EventId;
 use crate::relay::since_start;
 use crate::store::{self, Claim};
@@ -51,6 +51,8 @@ pub enum TicketError {
     TooMuch,
     #[error("only an owner of all sessions may issue tickets to other users")]
     OtherUser,
+    #[error(transparent)]
+    Session(#[from] EnterError),
     #[error(transparent)]
     Store(#[from] store::Error),
 }

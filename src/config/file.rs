@@ -407,6 +407,9 @@ pub struct RoomsConfig {
     /// Absent: 100 with credentials, off with open access.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_connections_per_user: Option<u64>,
+    /// Absent: 1,000 with credentials, off with open access.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_sessions_per_user: Option<u64>,
     pub message_bytes: usize,
     pub messages_per_s: u32,
     pub signal_bytes: usize,
@@ -428,6 +431,7 @@ impl Default for RoomsConfig {
             max_members: 5_000,
             max_connections: 10_000,
             max_connections_per_user: None,
+            max_sessions_per_user: None,
             message_bytes: 64 * 1024,
             messages_per_s: 50,
             signal_bytes: 16 * 1024,

@@ -188,6 +188,7 @@ impl Config {
             running_streams_per_user: unless_open(limits.running_streams_per_user, 20),
             viewers_per_user: unless_open(limits.viewers_per_user, 1_000),
             connections_per_user: unless_open(self.rooms.max_connections_per_user, 100),
+            sessions_per_user: unless_open(self.rooms.max_sessions_per_user, 1_000),
             viewers_per_stream: limits.viewers_per_stream,
             viewers_per_session: limits.viewers_per_session,
             budgets: Budgets { per_minute: limits.tokens_per_minute, per_day: limits.tokens_per_day },

@@ -13,6 +13,7 @@ use crate::app::entry::Barred;
 use crate::app::start::StartError;
 use crate::app::tickets::TicketError;
 use crate::chat::Invalid;
+use crate::hub::EnterError;
 use crate::prompts::RenderError;
 use crate::relay::route::UnknownModel;
 use crate::relay::running::Refusal;
@@ -171,7 +172,17 @@ impl From<TicketError> for ApiError {
         match error {
             TicketError::NotFound => ApiError::not_found(error.to_string()),
             TicketError::TooMuch | TicketError::OtherUser => ApiError::not_allowed(error.to_string()),
+            TicketError::Session(error) => error.into(),
             TicketError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<EnterError> for ApiError {
+    fn from(error: EnterError) -> ApiError {
+        match error {
+            EnterError::TooMany => ApiError::limited("too_many_sessions", error.to_string(), 60),
+            EnterError::Store(error) => error.into(),
         }
     }
 }
@@ -196,6 +207,7 @@ impl From<StartError> for ApiError {
                 ApiError::limited("budget_exceeded", message, wait.as_secs().max(1))
             }
             StartError::NoSession(_) => ApiError::not_found(message),
+            StartError::Session(error) => error.into(),
             StartError::NotAllowed => ApiError::not_allowed(message),
             StartError::KeyReused => ApiError::new(StatusCode::CONFLICT, "idempotency_key_reused", message),
             StartError::Store(error) => error.into(),

@@ -35,12 +35,23 @@ pub struct Options {
     pub tail: tail::Options,
     pub gathering: gathering::Options,
     pub messages_per_s: u32,
+    /// How many sessions a user may own. Zero: any number.
+    pub max_sessions: u64,
     /// A room's log is trimmed to this many bytes.
     pub history_bytes: usize,
     /// A session with no kept stream and no viewer is forgotten after this long. Zero: never.
     pub empty_ttl: Duration,
     /// A user's inbox is forgotten this long after it was last told something. Zero: never.
     pub inbox_ttl: Duration,
+}
+
+/// Why nobody enters.
+#[derive(Debug, thiserror::Error)]
+pub enum EnterError {
+    #[error("you own as many sessions as you may")]
+    TooMany,
+    #[error(transparent)]
+    Store(#[from] store::Error),
 }
 
 pub struct Session {
@@ -153,14 +164,25 @@ impl Hub {
         &self,
         principal: &Principal,
         name: &str,
-    ) -> Result<Option<(Arc<Session>, Role)>, store::Error> {
+    ) -> Result<Option<(Arc<Session>, Role)>, EnterError> {
         let known = match self.get(&principal.tenant, name).await? {
             Some(session) => session,
             // A ticket opens what there is.
             None if principal.scope.is_some() => return Ok(None),
+            None if !self.may_own_more(principal) => return Err(EnterError::TooMany),
             None => self.create(&principal.tenant, &principal.user, name).await?,
         };
         Ok(role(principal, &known).map(|role| (known, role)))
+    }
+
+    /// As far as this node knows. Who may do anything in the tenant names sessions for others.
+    fn may_own_more(&self, principal: &Principal) -> bool {
+        let most = self.options.max_sessions;
+        let own = |session: &&Arc<Session>| {
+            !session.is_inbox() && session.tenant == principal.tenant && session.owner == principal.user
+        };
+        let owned = || lock(&self.sessions).values().filter(own).count() as u64;
+        most == 0 || principal.speaks_for_all() || owned() < most
     }
 
     async fn create(&self, tenant: &str, user: &str, name: &str) -> Result<Arc<Session>, store::Error> {

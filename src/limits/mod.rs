@@ -68,6 +68,8 @@ pub struct Options {
     pub viewers_per_user: u64,
     /// Sockets of sessions.
     pub connections_per_user: u64,
+    /// Sessions that a user owns.
+    pub sessions_per_user: u64,
     /// Tokens of each user.
     pub budgets: ledger::Budgets,
 }

@@ -120,6 +120,7 @@ fn the_example_uncommented_names_every_key_there_is() {
         "limits.running_streams_per_user",
         "limits.viewers_per_user",
         "rooms.max_connections_per_user",
+        "rooms.max_sessions_per_user",
         "auth.keys[].key",
         "auth.keys[].sha256",
         "auth.keys[].user",
@@ -412,6 +413,7 @@ fn limits_by_user_are_off_under_open_access_unless_set() {
     let (open, keyed) = (config.limits(true), config.limits(false));
     assert_eq!((open.requests_per_minute, open.running_streams_per_user, open.viewers_per_user), (0, 0, 0));
     assert_eq!((open.connections_per_user, keyed.connections_per_user), (0, 100));
+    assert_eq!((open.sessions_per_user, keyed.sessions_per_user), (0, 1000));
     assert_eq!(
         (keyed.requests_per_minute, keyed.running_streams_per_user, keyed.viewers_per_user),
         (120, 20, 1000)

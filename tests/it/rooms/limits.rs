@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{PEOPLE, enter, name, open_room, socket};
 use crate::harness::shared::Shared;
 use crate::harness::socket::Socket;
-use crate::harness::{FakeProvider, Script, Server};
+use crate::harness::{Answer, FakeProvider, Script, Server};
 
 async fn error(socket: &mut Socket) -> (Value, String) {
     let error = socket.until("error").await.pop().unwrap();
@@ -39,6 +39,31 @@ async fn a_full_room_is_a_status_and_a_close_code() {
         first.leave().await;
         server.finish().await;
     }
+}
+
+#[tokio::test]
+async fn a_user_names_so_many_sessions_and_no_more() {
+    let backend = "[[auth.keys]]\nkey = \"backend\"\nuser = \"backend\"\nsessions = [\"*\"]\n";
+    let server = open_room(&format!("[rooms]\nmax_sessions_per_user = 2\n{backend}")).await;
+    let say = async |user: &str, session: &str| {
+        let path = format!("/v1/sessions/{session}/messages");
+        let request = server.post(&path, &json!({"content": "hi"})).bearer_auth(user);
+        Answer::of(server.send(request).await).await
+    };
+    assert_eq!(say("ann", "second").await.status, 201);
+    let third = say("ann", "third").await;
+    assert_eq!((third.status, third.code()), (429, "too_many_sessions".to_owned()));
+    assert_eq!(third.header("retry-after"), "60");
+    // What is there is there, others have their own, and a backend names sessions for all.
+    assert_eq!(say("ann", "second").await.status, 201);
+    assert_eq!(say("bob", "third").await.status, 201);
+    for session in ["a", "b", "c"] {
+        assert_eq!(say("backend", session).await.status, 201);
+    }
+    let forget = server.delete("/v1/sessions/second").bearer_auth("ann");
+    assert_eq!(server.send(forget).await.status(), 204);
+    assert_eq!(say("ann", "fourth").await.status, 201);
+    server.finish().await;
 }
 
 #[tokio::test]
