@@ -27,17 +27,24 @@ export const relaystream = {
   fact(raw) {
     const { type, id, data } = JSON.parse(raw);
     switch (type) {
-      case "welcome": return welcome(data);
-      case "presence": return presence(data);
-      case "text": return { kind: "text", n: number(data.content) };
-      case "token": return { kind: "token", text: data.text };
-      case "done": return { kind: "done", status: data.status };
       case "ack": return { kind: "ack", n: number(id) };
       case "error": return { kind: "error", code: data.code };
-      default: return { kind: type };
+      default: return told(type, data);
     }
   },
 };
+
+// What both servers tell alike.
+function told(type, data) {
+  switch (type) {
+    case "welcome": return welcome(data);
+    case "presence": return presence(data);
+    case "text": return { kind: "text", n: number(data.content) };
+    case "token": return { kind: "token", text: data.text };
+    case "done": return { kind: "done", status: data.status };
+    default: return { kind: type };
+  }
+}
 
 export const socketio = {
   path: "/socket.io/?EIO=4&transport=websocket",
@@ -55,14 +62,6 @@ export const socketio = {
     if (ack) return { kind: "ack", n: Number(ack[1]) };
     if (raw.startsWith("44")) return { kind: "error", code: raw.slice(2) };
     if (!raw.startsWith("42")) return { kind: "connected" };
-    const [type, data] = JSON.parse(raw.slice(2));
-    switch (type) {
-      case "welcome": return welcome(data);
-      case "presence": return presence(data);
-      case "text": return { kind: "text", n: number(data.content) };
-      case "token": return { kind: "token", text: data.text };
-      case "done": return { kind: "done", status: data.status };
-      default: return { kind: type };
-    }
+    return told(...JSON.parse(raw.slice(2)));
   },
 };

@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::error::ApiError;
 use super::expiry;
-use super::extract::{Caller, address, after, household, parameter};
+use super::extract::{Caller, address, after, household, items, parameter};
 use crate::app::App;
 use crate::app::entry::Barred;
 use crate::app::tickets::{Entrant, Shown};
@@ -128,8 +128,7 @@ fn header(headers: &HeaderMap) -> Option<&str> {
 
 /// `Sec-WebSocket-Protocol: relaystream.v1, bearer.<token>`: the one header that a page can set on a socket.
 fn subprotocol(headers: &HeaderMap) -> Option<&str> {
-    let lists = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
-    lists.flat_map(|list| list.split(',')).find_map(|name| name.trim().strip_prefix("bearer."))
+    items(headers, SEC_WEBSOCKET_PROTOCOL).find_map(|name| name.strip_prefix("bearer."))
 }
 
 fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::{FromRequest, FromRequestParts, Request};
-use axum::http::header::HeaderMap;
+use axum::http::header::{AsHeaderName, HeaderMap};
 use axum::http::request::Parts;
 use axum::http::uri::Authority;
 use axum::http::{StatusCode, Uri, header};
@@ -39,6 +39,12 @@ pub fn after(headers: &HeaderMap, query: &str) -> Option<String> {
         headers.get("last-event-id").map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     let named = || parameter(query, "after").or_else(|| parameter(query, "lastEventId"));
     header.filter(|id| !id.is_empty()).or_else(named).filter(|id| !id.is_empty())
+}
+
+/// The items of a header's list, which may stand in several lines.
+pub fn items(headers: &HeaderMap, name: impl AsHeaderName) -> impl Iterator<Item = &str> {
+    let lines = headers.get_all(name).iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).map(str::trim)
 }
 
 /// The first value of a query parameter, decoded.
@@ -127,9 +133,7 @@ pub fn address(extensions: &axum::http::Extensions, headers: &HeaderMap, trusted
         return peer;
     }
     // The rightmost address that no proxy of ours added: what stands left of it is the client's own claim.
-    let hops = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
-    let hops: Vec<IpAddr> =
-        hops.flat_map(|list| list.split(',')).filter_map(|hop| hop.trim().parse().ok()).collect();
+    let hops: Vec<IpAddr> = items(headers, "x-forwarded-for").filter_map(|hop| hop.parse().ok()).collect();
     hops.into_iter().rev().find(|hop| !trusted.contains(hop)).unwrap_or(peer)
 }
 

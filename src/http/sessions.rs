@@ -24,9 +24,9 @@ use crate::app::App;
 use crate::auth::{Principal, Role};
 use crate::hub::Session;
 use crate::hub::catchup::{CatchUp, confirmed};
-use crate::hub::mirror::{Find, Mirror};
+use crate::hub::cursor::Cursor;
+use crate::hub::mirror::Find;
 use crate::log::EventId;
-use crate::relay::watch::Watch;
 use crate::room::Vector;
 use crate::surface::Surface;
 
@@ -128,12 +128,11 @@ pub async fn mirrored(
 ) -> Result<Response, ApiError> {
     let held = permits(app, principal, &session)?;
     let mirror = app.hub.mirror(&session).await?;
-    let watch = mirror.watchers.join();
     let seen = match after.as_deref().map(Vector::parse) {
         Some(Ok((log, seen))) if log == session.log => confirmed(&app.relay, &session, &seen).await?,
         _ => Vector::default(),
     };
-    let moment = mirror.snapshot_from(&seen).await?;
+    let (cursor, moment) = Cursor::join_from(mirror, &seen).await?;
     let catch_up = CatchUp::new(&app.relay, session.log, after.as_deref(), &moment).await?;
     if after.is_some() {
         app.metrics.resumed(catch_up.resets().first().map_or("ok", |(_, bad)| bad.as_str()));
@@ -142,10 +141,8 @@ pub async fn mirrored(
     let body = MirrorEvents {
         preface: catch_up.preface().into_iter().collect(),
         catch_up: Some(catch_up),
-        next: moment.next,
-        beats: mirror.beats(),
-        mirror,
-        watch,
+        beats: cursor.beats(),
+        cursor,
         closing: Box::pin(async move { closing.closing().await }),
         over: false,
         _held: held,
@@ -166,11 +163,8 @@ pub async fn enter(app: &App, principal: &Principal, name: &str) -> Result<(Arc<
 struct MirrorEvents {
     preface: VecDeque<Bytes>,
     catch_up: Option<CatchUp>,
-    /// The index of the next entry of the mirror.
-    next: u64,
+    cursor: Cursor,
     beats: u64,
-    mirror: Arc<Mirror>,
-    watch: Watch,
     closing: BoxFuture<'static, ()>,
     over: bool,
     _held: Held,
@@ -188,11 +182,9 @@ impl MirrorEvents {
                 None => self.catch_up = None,
             }
         }
-        self.watch.register(cx);
-        match self.mirror.find(self.next) {
+        match self.cursor.poll(cx) {
             Find::Entries(entries) => {
-                self.next += entries.len() as u64;
-                self.beats = self.mirror.beats();
+                self.beats = self.cursor.beats();
                 Poll::Ready(Some(match entries.as_slice() {
                     [only] => only.sse.clone(),
                     many => many.iter().map(|entry| entry.sse.as_ref()).collect::<Vec<_>>().concat().into(),
@@ -200,8 +192,8 @@ impl MirrorEvents {
             }
             // Too slow for the window, or the session was forgotten: the id it holds says where to go on.
             Find::Behind | Find::Gone => Poll::Ready(None),
-            Find::Nothing if self.mirror.beats() != self.beats => {
-                self.beats = self.mirror.beats();
+            Find::Nothing if self.cursor.beats() != self.beats => {
+                self.beats = self.cursor.beats();
                 Poll::Ready(Some(Bytes::from_static(Surface::Native.keep_alive())))
             }
             Find::Nothing => {

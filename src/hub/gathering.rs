@@ -322,9 +322,7 @@ impl State {
         let typing = self.roster.typists().map(|user| message::typing(user, true, at));
         std::iter::once(all).chain(typing).map(Bytes::from).collect()
     }
-}
 
-impl State {
     /// Written once for each version.
     fn everybody(&mut self) -> (u64, Arc<RawValue>) {
         let version = self.roster.version();

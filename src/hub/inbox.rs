@@ -23,14 +23,17 @@ use crate::store;
 const MARK: char = '@';
 const TOPIC: &str = "inboxes";
 
-/// Whose inbox: a tenant and its user.
-type Whose = (String, String);
-
-/// What one node tells the others.
-#[derive(Serialize, Deserialize)]
-struct Rung {
+/// Whose inbox it is. What nodes tell one another when its bell rings.
+#[derive(PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(super) struct Whose {
     tenant: String,
     user: String,
+}
+
+impl Whose {
+    fn new(tenant: &str, user: &str) -> Whose {
+        Whose { tenant: tenant.to_owned(), user: user.to_owned() }
+    }
 }
 
 /// Rings for one user on this node.
@@ -84,10 +87,10 @@ impl Hub {
     pub async fn notify(&self, tenant: &str, user: &str, text: &Text) -> Result<(LogId, Said), store::Error> {
         let inbox = self.inbox_of(tenant, user).await?;
         let said = self.say(&inbox, Kind::System, text).await?;
-        self.ring(&(tenant.to_owned(), user.to_owned()));
+        let whose = Whose::new(tenant, user);
+        self.ring(&whose);
         if self.relay.store.span() == store::Span::Nodes {
-            let rung = Rung { tenant: tenant.to_owned(), user: user.to_owned() };
-            let message = serde_json::to_vec(&rung).expect("a message has string keys");
+            let message = serde_json::to_vec(&whose).expect("a message has string keys");
             self.relay.store.publish(TOPIC, Bytes::from(message)).await?;
         }
         Ok((inbox.log, said))
@@ -96,7 +99,7 @@ impl Hub {
     /// The user's bell on this node.
     pub fn bell(&self, tenant: &str, user: &str) -> Arc<Bell> {
         let mut bells = lock(&self.bells);
-        let slot = bells.entry((tenant.to_owned(), user.to_owned())).or_default();
+        let slot = bells.entry(Whose::new(tenant, user)).or_default();
         slot.upgrade().unwrap_or_else(|| {
             let bell = Arc::new(Bell::default());
             *slot = Arc::downgrade(&bell);
@@ -122,8 +125,8 @@ impl Hub {
         loop {
             match messages.recv().await {
                 Ok(message) => {
-                    if let Ok(Rung { tenant, user }) = serde_json::from_slice(&message) {
-                        self.ring(&(tenant, user));
+                    if let Ok(whose) = serde_json::from_slice(&message) {
+                        self.ring(&whose);
                     }
                 }
                 Err(RecvError::Lagged(_)) => self.ring_all(),

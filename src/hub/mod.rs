@@ -4,6 +4,7 @@
 //! viewers share one mirror, which interleaves all its running streams once.
 
 pub mod catchup;
+pub mod cursor;
 mod directory;
 pub mod gathering;
 mod gossip;
@@ -93,7 +94,7 @@ pub struct Hub {
     /// What members may say.
     pub pace: pace::Pace,
     sessions: Mutex<HashMap<(String, String), Arc<Session>>>,
-    bells: Mutex<HashMap<(String, String), Weak<inbox::Bell>>>,
+    bells: Mutex<HashMap<inbox::Whose, Weak<inbox::Bell>>>,
     /// Its people are sent home.
     closing: CancellationToken,
 }
@@ -137,7 +138,7 @@ impl Session {
 
     /// Whether this is one of its streams.
     pub fn holds(&self, stream: LogId) -> bool {
-        self.room().streams.values().any(|entry| entry.stream == stream)
+        self.room().holds(stream)
     }
 
     /// How many look at the session on this node.

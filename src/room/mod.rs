@@ -95,7 +95,7 @@ impl Room {
         if record.draft.kind == Kind::Opened as u8 {
             self.given = self.given.max(seat.n);
             // A process that stood still may tell of a stream that another has taken over and told of meanwhile.
-            if self.streams.values().any(|entry| entry.stream == seat.stream) {
+            if self.holds(seat.stream) {
                 return;
             }
             self.streams.insert(seat.n, Entry { stream: seat.stream, opened: seq, closed: None });
@@ -110,6 +110,11 @@ impl Room {
     /// Numbers are never given twice, even when the records of earlier streams have been trimmed: see [`talk::Text`].
     pub fn next_number(&self) -> u32 {
         self.given + 1
+    }
+
+    /// Whether this is one of its streams.
+    pub fn holds(&self, stream: LogId) -> bool {
+        self.streams.values().any(|entry| entry.stream == stream)
     }
 
     /// Forgets a stream that is no longer kept.

@@ -7,27 +7,21 @@ use std::task::Context;
 
 use crate::auth::Principal;
 use crate::hub::catchup::talk;
+use crate::hub::cursor::Cursor;
 use crate::hub::inbox::Bell;
-use crate::hub::mirror::{Find, Mirror};
+use crate::hub::mirror::Find;
 use crate::hub::{Hub, Session};
 use crate::log::{Bad, EventId, Position, Record};
 use crate::relay::watch::Watch;
 use crate::room::message;
 use crate::store::Error;
 
-/// A place in the inbox.
-struct Place {
-    mirror: Arc<Mirror>,
-    watch: Watch,
-    next: u64,
-}
-
 pub struct Mail {
     bell: Arc<Bell>,
     ring: Watch,
     /// How often the bell had rung when the inbox was last looked for.
     heard: u64,
-    place: Option<Box<Place>>,
+    inbox: Option<Box<Cursor>>,
 }
 
 /// What is new.
@@ -41,15 +35,14 @@ impl Mail {
     pub fn new(hub: &Hub, principal: &Principal) -> Mail {
         let bell = hub.bell(&principal.tenant, &principal.user);
         let (ring, heard) = (bell.listen(), bell.rung());
-        Mail { bell, ring, heard, place: None }
+        Mail { bell, ring, heard, inbox: None }
     }
 
-    /// Registers for news, and returns them if there are any.
-    pub fn poll(&self, cx: &Context<'_>) -> Option<News> {
-        match &self.place {
-            Some(place) => {
-                place.watch.register(cx);
-                let found = place.mirror.find(place.next);
+    /// Registers for news, and takes them if there are any.
+    pub fn poll(&mut self, cx: &Context<'_>) -> Option<News> {
+        match &mut self.inbox {
+            Some(inbox) => {
+                let found = inbox.poll(cx);
                 (!matches!(found, Find::Nothing)).then_some(News::Found(found))
             }
             None => {
@@ -59,16 +52,9 @@ impl Mail {
         }
     }
 
-    /// So many entries were taken.
-    pub fn take(&mut self, entries: usize) {
-        if let Some(place) = &mut self.place {
-            place.next += entries as u64;
-        }
-    }
-
     /// The inbox is gone; there may be another one some time.
     pub fn lose(&mut self) {
-        self.place = None;
+        self.inbox = None;
     }
 
     /// The socket begins: with what its user was told after the position that it holds, if it holds one.
@@ -112,11 +98,9 @@ impl Mail {
         inbox: &Arc<Session>,
         from: Option<Position>,
     ) -> Result<Vec<String>, Error> {
-        let mirror = hub.mirror(inbox).await?;
-        let watch = mirror.watchers.join();
-        let moment = mirror.snapshot();
+        let (cursor, moment) = Cursor::join(hub.mirror(inbox).await?);
         let upto = moment.vector.room;
-        self.place = Some(Box::new(Place { mirror, watch, next: moment.next }));
+        self.inbox = Some(Box::new(cursor));
         let missed = talk(&hub.relay, inbox.log, from.unwrap_or(upto), upto).await?;
         let told = |record: &Record| message::talk(inbox.log, record).map(|message| message.to_string());
         Ok(missed.iter().filter_map(told).collect())

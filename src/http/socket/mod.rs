@@ -44,12 +44,12 @@ use crate::app::App;
 use crate::auth::Principal;
 use crate::hub::Session;
 use crate::hub::catchup::Arrival;
+use crate::hub::cursor::Cursor;
 use crate::hub::gathering::{self, Attendee, Full};
-use crate::hub::mirror::{Find, Mirror};
+use crate::hub::mirror::Find;
 use crate::limits::Permit;
 use crate::log::{Bad, EventId, Position};
 use crate::relay::now_ms;
-use crate::relay::watch::Watch;
 use crate::room::message::{self, Inbound, Presence, Unreadable};
 use crate::room::roster::Greeting;
 
@@ -126,9 +126,7 @@ impl Drop for Viewer {
 
 /// A viewer's place in the mirror, and among the people.
 struct Place {
-    mirror: Arc<Mirror>,
-    watch: Watch,
-    next: u64,
+    streams: Cursor,
     attendee: Attendee,
     mail: Mail,
 }
@@ -143,9 +141,8 @@ enum News {
 impl Place {
     async fn news(&mut self) -> News {
         std::future::poll_fn(|cx| {
-            self.watch.register(cx);
             self.attendee.register(cx);
-            match self.mirror.find(self.next) {
+            match self.streams.poll(cx) {
                 Find::Nothing => {}
                 found => return Poll::Ready(News::Streams(found)),
             }
@@ -209,7 +206,7 @@ impl Viewer {
 
     /// The last news, and when to come back.
     async fn going_away(&self, socket: &mut Socket, place: &mut Place) -> Result<(), Goodbye> {
-        while let found @ Find::Entries(_) = place.mirror.find(place.next) {
+        while let found @ Find::Entries(_) = place.streams.take() {
             self.send_news(socket, place, News::Streams(found)).await?;
         }
         let retry = 1000 + jitter_ms(4000);
@@ -228,15 +225,10 @@ impl Viewer {
 
     async fn send_news(&self, socket: &mut Socket, place: &mut Place, news: News) -> Result<(), Goodbye> {
         let frames: Vec<Bytes> = match news {
-            News::Streams(Find::Entries(entries)) => {
-                place.next += entries.len() as u64;
+            News::Streams(Find::Entries(entries)) | News::Mail(mail::News::Found(Find::Entries(entries))) => {
                 entries.iter().flat_map(|entry| entry.frames.iter().cloned()).collect()
             }
             News::People(gathering::News::Frames(frames)) => frames,
-            News::Mail(mail::News::Found(Find::Entries(entries))) => {
-                place.mail.take(entries.len());
-                entries.iter().flat_map(|entry| entry.frames.iter().cloned()).collect()
-            }
             News::Mail(mail::News::Found(Find::Gone)) => {
                 place.mail.lose();
                 return Ok(());
@@ -246,10 +238,9 @@ impl Viewer {
                 let told = place.mail.look(&self.app.hub, &principal).await?;
                 told.into_iter().map(Bytes::from).collect()
             }
-            News::Mail(mail::News::Found(Find::Behind)) => {
+            News::Streams(Find::Behind) | News::Mail(mail::News::Found(Find::Behind)) => {
                 return Err(Goodbye::Close(BEHIND, "too far behind"));
             }
-            News::Streams(Find::Behind) => return Err(Goodbye::Close(BEHIND, "too far behind")),
             News::Streams(Find::Gone) => return Err(Goodbye::Close(NO_SESSION, "no such session")),
             News::People(gathering::News::Kicked) => return Err(Goodbye::Close(KICKED, "sent away")),
             News::Streams(Find::Nothing)
@@ -297,9 +288,7 @@ impl Viewer {
             Full::Members => Goodbye::Close(ROOM_FULL, "room full"),
             Full::Connections => Goodbye::Close(TOO_MANY, "too many connections"),
         })?;
-        let mirror = self.app.hub.mirror(&self.session).await?;
-        let watch = mirror.watchers.join();
-        let moment = mirror.snapshot();
+        let (streams, moment) = Cursor::join(self.app.hub.mirror(&self.session).await?);
         let (mut resets, returning, held) = (Vec::new(), !after.is_empty(), after.len());
         // The room's own position; the others are streams'. Who comes for the first time pages through its history.
         let mut heard = None;
@@ -342,7 +331,7 @@ impl Viewer {
         for notification in told {
             self.send(socket, Message::text(notification)).await?;
         }
-        Ok(Place { mirror, watch, next: moment.next, attendee, mail })
+        Ok(Place { streams, attendee, mail })
     }
 
     async fn presence(&self, attendee: &mut Attendee) -> Presence {

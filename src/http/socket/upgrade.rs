@@ -16,6 +16,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use super::wire::Socket;
 use crate::app::App;
 use crate::http::error::ApiError;
+use crate::http::extract::items;
 use crate::room::message::SUBPROTOCOL;
 
 /// The only version that there ever was.
@@ -50,13 +51,13 @@ impl<S: Sync> FromRequestParts<S> for Upgrade {
         }
         let opening = parts.extensions.remove::<OnUpgrade>();
         let opening = opening.ok_or_else(|| bad("this connection cannot be upgraded"))?;
-        Ok(Upgrade { opening, accept, named: lists(&parts.headers, &SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL) })
+        Ok(Upgrade { opening, accept, named: lists(&parts.headers, SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL) })
     }
 }
 
 fn accept(parts: &Parts) -> Result<HeaderValue, &'static str> {
     let Parts { method, headers, .. } = parts;
-    let upgrades = lists(headers, &CONNECTION, "upgrade") && lists(headers, &UPGRADE, "websocket");
+    let upgrades = lists(headers, CONNECTION, "upgrade") && lists(headers, UPGRADE, "websocket");
     if method != Method::GET || !upgrades || !headers.contains_key(HOST) {
         return Err("expected a WebSocket handshake");
     }
@@ -65,10 +66,8 @@ fn accept(parts: &Parts) -> Result<HeaderValue, &'static str> {
     Ok(HeaderValue::try_from(derive_accept_key(key.as_bytes())).expect("Base64 is a header's value"))
 }
 
-/// Whether the name is in the header's list, which may stand in several lines.
-fn lists(headers: &HeaderMap, header: &HeaderName, name: &str) -> bool {
-    let lines = headers.get_all(header).iter().filter_map(|line| line.to_str().ok());
-    lines.flat_map(|line| line.split(',')).any(|item| item.trim().eq_ignore_ascii_case(name))
+fn lists(headers: &HeaderMap, header: HeaderName, name: &str) -> bool {
+    items(headers, header).any(|item| item.eq_ignore_ascii_case(name))
 }
 
 impl Upgrade {

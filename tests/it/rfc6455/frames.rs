@@ -1,7 +1,7 @@
 //! Frames and messages: sizes, pings and pongs, reserved bits and opcodes, masks, fragments.
 
-use super::wire::{BINARY, CONTINUATION, Frame, PING, PONG, frame, text};
-use super::{Case, Then, answer, case, padded, ping, play};
+use super::wire::{BINARY, CONTINUATION, PING, PONG, frame, text};
+use super::{Case, Then, answer, case, fragments, padded, ping, play};
 
 const BROKEN: [Then; 1] = [Then::Close(1002)];
 
@@ -77,15 +77,6 @@ async fn reserved_bits_and_opcodes_break_the_protocol() {
     play(&cases).await;
 }
 
-/// A message in pieces of so many bytes.
-fn pieces(message: &str, size: usize) -> Vec<Frame> {
-    let mut frames: Vec<Frame> =
-        message.as_bytes().chunks(size).map(|piece| frame(CONTINUATION, piece).more()).collect();
-    frames.first_mut().expect("a piece").opcode = super::wire::TEXT;
-    frames.last_mut().expect("a piece").last = true;
-    frames
-}
-
 #[tokio::test]
 async fn fragments_are_put_together_and_what_comes_between_is_answered() {
     let message = ping("x");
@@ -96,7 +87,7 @@ async fn fragments_are_put_together_and_what_comes_between_is_answered() {
     let in_the_middle = [text(ping("y")), frame(BINARY, "")];
     let mut cases = vec![
         case("two fragments", [begin(), end()], [answer("x")]),
-        case("one byte each", pieces(&message, 1), [answer("x")]),
+        case("one byte each", fragments(&message, 1), [answer("x")]),
         case("empty ones between", [begin(), frame(CONTINUATION, "").more(), end()], [answer("x")]),
         case(
             "an empty first and last",
@@ -112,7 +103,13 @@ async fn fragments_are_put_together_and_what_comes_between_is_answered() {
         case("a pong between", [begin(), frame(PONG, "between"), end()], [answer("x")]),
         case(
             "pings between all of three",
-            [text("").more(), frame(PING, "between"), begin_again(first), frame(PING, "between"), end()],
+            [
+                text("").more(),
+                frame(PING, "between"),
+                frame(CONTINUATION, first).more(),
+                frame(PING, "between"),
+                end(),
+            ],
             [between.clone(), between, answer("x")],
         ),
         case("a ping in two fragments", [frame(PING, "p").more(), frame(CONTINUATION, "q")], BROKEN),
@@ -124,13 +121,9 @@ async fn fragments_are_put_together_and_what_comes_between_is_answered() {
             [begin(), end(), frame(CONTINUATION, "z")],
             [answer("x"), Then::Close(1002)],
         ),
-        case("64 KiB in small ones", pieces(&sized("x", 65_536), 64), [answer("x")]),
+        case("64 KiB in small ones", fragments(&sized("x", 65_536), 64), [answer("x")]),
     ];
     cases
         .extend(in_the_middle.map(|frame| case("a message within another", [begin(), frame, end()], BROKEN)));
     play(&cases).await;
-}
-
-fn begin_again(piece: &str) -> Frame {
-    frame(CONTINUATION, piece).more()
 }

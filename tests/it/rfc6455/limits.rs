@@ -1,7 +1,7 @@
 //! Limits: a message of just the size that may be, one byte more, in one frame or many, and sizes that nobody can mean.
 
-use super::wire::{CONTINUATION, Frame, Said, TEXT, Wire, frame, head, text};
-use super::{Then, answer, case, padded, ping, play};
+use super::wire::{Said, TEXT, Wire, head, text};
+use super::{Then, answer, case, fragments, padded, ping, play};
 use crate::harness::Server;
 
 /// `rooms.message_bytes`, unless it is changed.
@@ -14,18 +14,11 @@ fn sized(bytes: usize) -> String {
 #[tokio::test]
 async fn a_message_may_be_as_large_as_is_said_and_no_larger() {
     let more = sized(MOST + 1);
-    let fragments = |size: usize| -> Vec<Frame> {
-        let mut frames: Vec<Frame> =
-            more.as_bytes().chunks(size).map(|piece| frame(CONTINUATION, piece).more()).collect();
-        frames.first_mut().expect("a piece").opcode = TEXT;
-        frames.last_mut().expect("a piece").last = true;
-        frames
-    };
     play(&[
         case("just as large", [text(sized(MOST))], [answer("x")]),
         case("a byte more", [text(&more)], [Then::Close(1009)]),
-        case("a byte more, in two frames", fragments(MOST), [Then::Close(1009)]),
-        case("a byte more, in many frames", fragments(1000), [Then::Close(1009)]),
+        case("a byte more, in two frames", fragments(&more, MOST), [Then::Close(1009)]),
+        case("a byte more, in many frames", fragments(&more, 1000), [Then::Close(1009)]),
     ])
     .await;
 }

@@ -13,7 +13,7 @@ mod wire;
 use serde_json::json;
 
 use crate::harness::Server;
-use wire::{Frame, Said, Wire, text};
+use wire::{CONTINUATION, Frame, Said, TEXT, Wire, frame, text};
 
 /// What must come of what is sent.
 #[derive(Debug, Clone)]
@@ -45,6 +45,15 @@ fn padded(message: &str, bytes: usize) -> String {
     let mut padded = message.to_owned();
     padded.extend(std::iter::repeat_n(' ', bytes - message.len()));
     padded
+}
+
+/// A message in fragments of so many bytes.
+fn fragments(message: &str, size: usize) -> Vec<Frame> {
+    let pieces = message.as_bytes().chunks(size);
+    let mut frames: Vec<Frame> = pieces.map(|piece| frame(CONTINUATION, piece).more()).collect();
+    frames.first_mut().expect("a fragment").opcode = TEXT;
+    frames.last_mut().expect("a fragment").last = true;
+    frames
 }
 
 fn answer(id: &str) -> Then {

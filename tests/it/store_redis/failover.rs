@@ -1,15 +1,34 @@
 //! A server that comes back, or whose replica takes its place, without the last of what it had accepted.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use relaystream::log::Position;
 use relaystream::store::Store;
+use relaystream::store::redis::Redis;
 use tokio::time::sleep;
 
 use super::{LOG, pair, reading, whole, write};
 use crate::harness::redis::{Cluster, RedisServer, Watched, healthy, node, options};
 use crate::harness::soon;
 use crate::store_contract::{START, batch, created, sealing};
+
+/// The owner, the first of the two, goes on with record `next`, and everybody has all that was written before.
+async fn put_back(nodes: [&Arc<Redis>; 2], mut written: Vec<String>, head: Position, next: u64) {
+    let going_on = nodes[0].append(LOG, batch(head, &["on"]));
+    let head = soon("the owner goes on", going_on).await.expect("accepted");
+    written.push("on".into());
+    assert_eq!(head, Position::new(0, next), "the same text under the same ids");
+    for store in nodes {
+        soon("everybody has it again", async {
+            while whole(&**store, LOG).await.as_ref() != Ok(&written) {
+                sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+        healthy(store, true).await;
+    }
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_tail_is_put_back_under_the_same_ids() {
@@ -23,18 +42,7 @@ async fn a_lost_tail_is_put_back_under_the_same_ids() {
     assert_eq!(whole(&*two, LOG).await.as_ref(), Ok(&written));
     server.kill();
     server.restart(&[]);
-    let head = soon("the owner goes on", one.append(LOG, batch(head, &["on"]))).await.expect("accepted");
-    written.push("on".into());
-    assert_eq!(head, Position::new(0, 321), "the same text under the same ids");
-    for store in [&one, &two] {
-        soon("everybody has it again", async {
-            while whole(&**store, LOG).await.as_ref() != Ok(&written) {
-                sleep(Duration::from_millis(20)).await;
-            }
-        })
-        .await;
-        healthy(store, true).await;
-    }
+    put_back([&one, &two], written, head, 321).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -108,18 +116,7 @@ async fn a_tail_that_the_new_master_never_had_is_put_back_under_the_same_ids() {
     written.extend(tail);
     assert_eq!(whole(&*two, LOG).await.as_ref(), Ok(&written), "it was seen");
     servers.master.kill();
-    let head = soon("the owner goes on", one.append(LOG, batch(head, &["on"]))).await.expect("accepted");
-    written.push("on".into());
-    assert_eq!(head, Position::new(0, 121), "the same text under the same ids");
-    for store in [&one, &two] {
-        soon("everybody has it again", async {
-            while whole(&**store, LOG).await.as_ref() != Ok(&written) {
-                sleep(Duration::from_millis(20)).await;
-            }
-        })
-        .await;
-        healthy(store, true).await;
-    }
+    put_back([&one, &two], written, head, 121).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
