@@ -57,9 +57,11 @@ async fn a_ticket_says_who_it_is_for_and_until_when() {
     assert_eq!((&session["role"], &session["owner"]), (&json!("member"), &json!("backend")));
     let mut socket =
         Socket::open_at(&server, &format!("/v1/sessions/room/ws?ticket={ticket}"), &[]).await.unwrap();
-    socket.hello(&[]).await;
+    socket.say(&json!({"type": "hello", "data": {"name": "Somebody else"}})).await;
     let welcome = socket.expect("welcome").await;
     assert_eq!((&welcome["data"]["user"], &welcome["data"]["role"]), (&json!("zoe"), &json!("member")));
+    // What a ticket vouches for is not the client's to choose.
+    assert_eq!(welcome["data"]["members"][0]["name"], "Zoe");
     socket.leave().await;
     server.finish().await;
 }

@@ -77,6 +77,25 @@ async fn a_late_joiner_gets_a_snapshot_and_then_lives() {
 }
 
 #[tokio::test]
+async fn streams_are_told_in_the_order_in_which_they_began() {
+    let gate = Gate::default();
+    let long = Script::stream().token("long").wait(&gate).finish();
+    let provider = FakeProvider::new([long, Script::answer(&["short"])]).await;
+    let server = Server::before(&provider, "").await;
+    let first = server.start(&ask()).await;
+    server.sse(&format!("/v1/streams/{first}/events")).await.until("token").await;
+    let second = server.start(&ask()).await;
+    server.ended(&second).await;
+    let (socket, welcome) = Socket::enter(&server, "room-1", &[]).await;
+    let told = welcome["data"]["streams"].as_array().unwrap();
+    assert_eq!(told.iter().map(|stream| &stream["stream"]).collect::<Vec<_>>(), [&first, &second]);
+    gate.open();
+    server.ended(&first).await;
+    socket.leave().await;
+    server.finish().await;
+}
+
+#[tokio::test]
 async fn a_returning_viewer_gets_exactly_what_it_missed() {
     let gate = Gate::default();
     let script = Script::stream()

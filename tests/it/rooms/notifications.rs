@@ -1,11 +1,13 @@
 //! What a user is told wherever it is: on all its sockets, over SSE, kept for when it comes back, and nobody else's.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::{PEOPLE, content, enter, name, open_room};
 use crate::harness::shared::Shared;
 use crate::harness::socket::Socket;
-use crate::harness::{Answer, Server, Sse};
+use crate::harness::{Answer, Server, Sse, soon};
 
 /// Also a backend that may speak for every user.
 const BACKEND: &str = r#"
@@ -185,6 +187,25 @@ async fn what_is_forgotten_is_gone_and_the_next_is_told_all_the_same() {
     drop(events);
     bob.leave().await;
     server.finish().await;
+}
+
+#[tokio::test]
+async fn an_inbox_outlives_sessions_that_nobody_looks_at() {
+    for (inbox_ttl_s, kept) in [(3600, true), (1, false)] {
+        let server = open(&format!("[rooms]\nempty_ttl_s = 1\ninbox_ttl_s = {inbox_ttl_s}\n")).await;
+        tell_bob(&server, "one").await;
+        let inbox = async || server.app.hub.inbox("default", "bob").await.unwrap().is_some();
+        let swept = async {
+            let room = || server.get("/v1/sessions/room-1").bearer_auth("ann");
+            while server.send(room()).await.status() != 404 || (!kept && inbox().await) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                server.app.sweep().await;
+            }
+        };
+        soon("what is over its time to be forgotten", swept).await;
+        assert_eq!(inbox().await, kept);
+        server.finish().await;
+    }
 }
 
 #[tokio::test]
