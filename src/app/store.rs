@@ -53,6 +53,7 @@ fn redis_options(config: &Config, environment: &Environment) -> Result<redis::Op
         prefix: only.prefix.clone(),
         lease: Duration::from_millis(only.lease_ms),
         patience: Duration::from_millis(only.wait_ms),
+        gather: Duration::from_millis(only.gather_ms),
         replay_window: retain(config),
         total_bytes: config.limits.total_bytes,
         user_bytes: config.limits.user_bytes,

@@ -226,6 +226,7 @@ pub struct RedisConfig {
     pub prefix: String,
     pub lease_ms: u64,
     pub wait_ms: u64,
+    pub gather_ms: u64,
     /// A file of certificates to trust instead of those of the machine; empty: none.
     pub ca: PathBuf,
 }
@@ -233,7 +234,7 @@ pub struct RedisConfig {
 impl Default for RedisConfig {
     fn default() -> RedisConfig {
         let (prefix, ca) = ("relaystream:".into(), PathBuf::new());
-        RedisConfig { prefix, lease_ms: 5_000, wait_ms: 30_000, ca }
+        RedisConfig { prefix, lease_ms: 5_000, wait_ms: 30_000, gather_ms: 5, ca }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The built-in provider: no key, no network, the same text for the same prompt, at a pace.
 //!
 //! It speaks `openai-chat`, so that a newcomer's first stream takes the very path of every other. Pure: it says
-//! what to send and how long to wait before it; `relay::upstream` does the waiting.
+//! what to send and how long to wait before it; `relay::body` does the waiting.
 
 use std::time::Duration;
 

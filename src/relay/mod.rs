@@ -5,6 +5,7 @@
 
 mod attempts;
 mod bell;
+mod body;
 mod clients;
 pub mod follow;
 mod guard;

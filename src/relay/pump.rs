@@ -12,6 +12,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{Span, info, info_span, warn};
 
+use super::body::Body;
 use super::guard::Guard;
 use super::halt::{Halt, ending};
 use super::health::Trial;
@@ -19,7 +20,7 @@ use super::progress::Progress;
 use super::retelling::Retelling;
 use super::route::{Route, Target};
 use super::running::{Running, Stop};
-use super::upstream::{Answer, Body, Fault};
+use super::upstream::{Answer, Fault};
 use super::{Errand, Relay, now_ms, since_start};
 use crate::chat::Request;
 use crate::event::{Done, Event, Kind, Status};
@@ -201,11 +202,17 @@ impl Job {
         let mut frames = Vec::new();
         loop {
             let chunk = self.chunk(relay, &mut body, asked).await?;
-            let decoded = match &chunk {
+            let mut decoded = match &chunk {
                 Some(bytes) => decoder.push(bytes, &mut frames),
                 None => decoder.finish(&mut frames),
             };
-            if self.take(relay, &mut frames).await? {
+            while decoded.is_ok()
+                && let Some(bytes) = body.at_hand()
+            {
+                decoded = decoder.push(&bytes, &mut frames);
+            }
+            // What comes while the store takes its time is the next append, in one piece.
+            if body.ahead_of(self.take(relay, &mut frames)).await? {
                 return Ok(());
             }
             decoded?;

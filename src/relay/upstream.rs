@@ -1,14 +1,14 @@
 //! One HTTP call to a provider: connect, read, and say precisely what went wrong.
 //!
-//! Bodies are read to their end whether or not anybody looks: back-pressure from a browser never reaches the
-//! provider. Nothing here is retried; `pump` decides that.
+//! Nothing here is retried; `pump` decides that. What comes after the head of an answer is its `body`.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 
-use super::clients::{Clients, Lease};
+use super::body::Body;
+use super::clients::Clients;
 use super::route::{Endpoint, Target, Timeouts};
 use super::running::Refusal;
 use crate::provider::demo::{self, Script};
@@ -49,12 +49,6 @@ pub enum Answer {
     Whole(Body),
 }
 
-#[derive(Debug)]
-pub enum Body {
-    Http(reqwest::Response, String, Lease),
-    Demo(Script),
-}
-
 /// Error bodies are read up to here.
 const ERROR_BYTES: usize = 64 * 1024;
 
@@ -80,7 +74,7 @@ impl Upstreams {
     ) -> Result<Answer, Fault> {
         let endpoint = &target.endpoint;
         if endpoint.dialect == Provider::Demo {
-            return Ok(Answer::Stream(Body::Demo(Script::new(&ask.body, created))));
+            return Ok(Answer::Stream(Body::demo(Script::new(&ask.body, created))));
         }
         let lease = self.clients.lease(endpoint, connect).await?;
         let url = format!("{}{}", endpoint.base_url, ask.path);
@@ -93,7 +87,7 @@ impl Upstreams {
             .headers()
             .get(CONTENT_TYPE)
             .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
-        let body = Body::Http(response, endpoint.name.clone(), lease);
+        let body = Body::http(response, endpoint.name.clone(), lease);
         Ok(if json { Answer::Whole(body) } else { Answer::Stream(body) })
     }
 
@@ -133,7 +127,7 @@ impl Upstreams {
                 .get(format!("{}{}", endpoint.base_url, endpoint.dialect.models_path()))
                 .headers(headers(endpoint, endpoint.keys.first().map(String::as_str), &[])?);
             let response = request.send().await.map_err(|error| fault(&endpoint.name, error))?;
-            Body::Http(response, endpoint.name.clone(), lease).whole(MODELS_BYTES).await
+            Body::http(response, endpoint.name.clone(), lease).whole(MODELS_BYTES).await
         };
         let body = match tokio::time::timeout(MODELS_PATIENCE, list).await {
             Ok(Ok(body)) => body,
@@ -189,7 +183,7 @@ fn fault(name: &str, error: reqwest::Error) -> Fault {
 }
 
 /// The cause that says most: reqwest wraps it several times.
-fn innermost(error: &reqwest::Error) -> String {
+pub fn innermost(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(next) = cause.source() {
         cause = next;
@@ -238,43 +232,5 @@ async fn refused(endpoint: &Endpoint, mut response: reqwest::Response) -> Fault 
             retried: false,
         })),
         retry_after: wait,
-    }
-}
-
-impl Body {
-    /// The next bytes, or None at a proper end of the body. Dropped while waiting, the answer is given up.
-    pub async fn chunk(&mut self) -> Result<Option<Bytes>, Fault> {
-        match self {
-            Body::Http(response, name, _) => response.chunk().await.map_err(|error| {
-                let error = error.without_url();
-                let message = format!("provider {name} broke off its answer: {}", innermost(&error));
-                Fault::new("upstream_truncated", message, true)
-            }),
-            Body::Demo(script) => {
-                let Some((pause, bytes)) = script.next() else { return Ok(None) };
-                if pause.is_zero() {
-                    tokio::task::yield_now().await;
-                } else {
-                    tokio::time::sleep(pause).await;
-                }
-                Ok(Some(bytes))
-            }
-        }
-    }
-
-    /// The whole body, up to `limit` bytes.
-    pub async fn whole(&mut self, limit: usize) -> Result<Vec<u8>, Fault> {
-        let mut body = Vec::new();
-        while let Some(chunk) = self.chunk().await? {
-            body.extend_from_slice(&chunk);
-            if body.len() > limit {
-                return Err(Fault::new(
-                    "too_large",
-                    format!("the provider's answer is larger than {limit} bytes"),
-                    false,
-                ));
-            }
-        }
-        Ok(body)
     }
 }

@@ -174,6 +174,10 @@ impl Node {
         // In a task of its own: a caller that leaves half-way leaves nothing half-done.
         let node = self.clone();
         let appended = self.tasks.spawn(async move {
+            // Rooms have other writers, who would get in between.
+            if copy.is_owned() {
+                node.gather.together().await;
+            }
             let _turn = copy.writing.lock().await;
             node.append_in_turn(&copy, append).await
         });

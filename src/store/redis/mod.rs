@@ -9,6 +9,7 @@ mod canary;
 mod claims;
 mod copy;
 mod encoding;
+mod gather;
 mod lease;
 mod link;
 mod logs;
@@ -34,6 +35,7 @@ use tokio_util::task::TaskTracker;
 use self::address::Address;
 use self::canary::Health;
 use self::copy::{Copy, Standing};
+use self::gather::Gather;
 use self::lease::Lease;
 use self::link::Link;
 use self::push::{Listener, Push};
@@ -54,6 +56,8 @@ pub struct Options {
     pub lease: Duration,
     /// How long an append waits for Redis to come back.
     pub patience: Duration,
+    /// Streams' appends leave together once in so long. Zero: each at once.
+    pub gather: Duration,
     /// How long a finished log is kept after its end. Zero: as long as a running one that nobody writes.
     pub replay_window: Duration,
     /// All copies on this node together, in bytes. Zero: no limit.
@@ -91,6 +95,7 @@ struct Node {
     started: Instant,
     /// Counts calls, so that a repeated one is known as such.
     calls: AtomicU64,
+    gather: Gather,
     /// Held by whoever looks after all that this node writes.
     auditing: tokio::sync::Mutex<()>,
     tasks: TaskTracker,
@@ -130,6 +135,7 @@ impl Redis {
             lease: Lease::default(),
             started: Instant::now(),
             calls: AtomicU64::new(0),
+            gather: Gather::new(options.gather),
             auditing: tokio::sync::Mutex::default(),
             tasks: tasks.clone(),
             options,

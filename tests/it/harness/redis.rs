@@ -245,6 +245,7 @@ pub fn options(url: &str) -> Options {
         prefix: format!("test{}:", STORES.fetch_add(1, Relaxed)),
         lease: Duration::from_secs(5),
         patience: Duration::from_secs(30),
+        gather: Duration::from_millis(5),
         replay_window: Duration::from_secs(3600),
         total_bytes: 0,
         user_bytes: 0,

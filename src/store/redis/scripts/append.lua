@@ -71,8 +71,11 @@ if seal == 'seal' then
   redis.call('HSET', KEYS[1], 'sealed', nonce)
   redis.call('HDEL', KEYS[1], 'plan')
 end
-redis.call('PEXPIRE', KEYS[1], ttl)
-redis.call('PEXPIRE', KEYS[2], ttl)
+-- The first record makes the key. What has one writer is renewed by that now and then, and not here.
+if trim or seal == 'seal' or head_seq == '0' then
+  redis.call('PEXPIRE', KEYS[1], ttl)
+  redis.call('PEXPIRE', KEYS[2], ttl)
+end
 if count > 0 or seal == 'seal' then
   redis.call('SPUBLISH', channel, message .. table.concat(ARGV, '', 9))
 end
