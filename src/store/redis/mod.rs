@@ -69,6 +69,7 @@ pub struct Options {
 /// A running log is dropped when nobody has written or watched it for this long.
 const RUNNING_TTL: Duration = Duration::from_secs(7 * 86_400);
 const SHORTEST_LEASE: Duration = Duration::from_secs(1);
+const LONGEST_GATHER: Duration = Duration::from_secs(1);
 /// How long a log that was forgotten on purpose is known to have been.
 const TOMBSTONE_TTL: Duration = Duration::from_secs(3600);
 
@@ -111,6 +112,11 @@ impl Options {
     fn address(&self) -> Result<Address, String> {
         if self.lease < SHORTEST_LEASE {
             return Err(format!("a lease of less than {SHORTEST_LEASE:?} would be lost to every hiccup"));
+        }
+        if self.gather > LONGEST_GATHER {
+            return Err(format!(
+                "no reader wants to wait more than {LONGEST_GATHER:?} for appends to be gathered"
+            ));
         }
         Address::parse(&self.url, self.authority.clone())
     }

@@ -1,6 +1,8 @@
-//! Who may connect, and how: TLS with an authority of one's own, a user that may touch nothing but our keys.
+//! Who may connect, and how: TLS with an authority of one's own, a user that may touch nothing but our keys; options that
+//! make no sense.
 
 use std::process::Command;
+use std::time::Duration;
 
 use relaystream::store::redis::{Options, Redis};
 use relaystream::store::{Error, Store};
@@ -71,4 +73,14 @@ async fn a_user_needs_no_more_than_the_example_says() {
     assert_eq!(two.orphans().await.expect("reachable").len(), 1);
     one.remove(log).await.expect("reachable");
     healthy(&one, true).await;
+}
+
+#[test]
+fn times_that_make_no_sense_are_refused() {
+    let sound = options("redis://127.0.0.1");
+    assert_eq!(sound.check(), Ok(()));
+    let short = Options { lease: Duration::from_millis(200), ..sound.clone() };
+    assert!(short.check().unwrap_err().contains("lease"));
+    let long = Options { gather: Duration::from_secs(5), ..sound };
+    assert!(long.check().unwrap_err().contains("gathered"));
 }
