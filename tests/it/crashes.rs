@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::fleet::{Fleet, provider, spawn_viewers, start, words};
-use crate::harness::redis::RedisServer;
+use crate::harness::redis::{Engine, RedisServer};
 use crate::harness::{Answer, client};
 use crate::seed::Seed;
 
@@ -61,7 +61,7 @@ async fn over_the_disk_nothing_is_lost() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_redis_nothing_is_lost() {
-    let (provider, redis) = (provider().await, RedisServer::start().await);
+    let (provider, redis) = (provider().await, RedisServer::start(Engine::Redis).await);
     let store =
         format!("[store]\nengine = \"redis\"\nurl = \"{}\"\n[store.redis]\nlease_ms = 1000\n", redis.url());
     let fleet = Fleet::new(&provider, &format!("[server]\ndrain_s = 0\n{store}"), 2).await;
