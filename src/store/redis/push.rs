@@ -1,7 +1,7 @@
 //! The connection on which Redis speaks unasked: which channels this node follows, and who hears what arrives.
 //!
-//! Each channel is followed once, however many readers there are here. What is pushed may be lost with the connection:
-//! after each new one everything that follows a log is told that it may have missed something.
+//! Each channel is followed once, however many readers there are here. What is pushed may be lost with the connection, or
+//! when a cluster moves a channel to another server: everything that follows a log is told that it may have missed something.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -10,10 +10,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use redis::{PushInfo, PushKind, Value, cmd};
 use tokio::sync::{broadcast, mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::copy::Copy;
 use super::link::{self, Failure, Link};
+use super::logs::{MOMENT, REST};
 use crate::store::lock;
 
 /// Who hears a channel.
@@ -31,6 +32,8 @@ pub enum Pushed {
     Message(Listener, Bytes),
     /// A channel is followed again after a break.
     Again(Listener),
+    /// A cluster has moved this channel to another server, which does not know that it is followed. A log's is no longer.
+    Moved(String, Listener),
     /// The connection broke, in a cluster one of them: whatever is said from now on is lost.
     Cut,
 }
@@ -78,11 +81,28 @@ impl Push {
 
     async fn start(&self, channel: &str, listener: Listener) -> Result<(), Failure> {
         self.lock().insert(channel.to_owned(), Followed::new(listener));
-        let followed = self.link.call(cmd("SSUBSCRIBE").arg(channel)).await;
+        let followed = self.subscribe(channel).await;
         if followed.is_err() {
             self.lock().remove(channel);
         }
-        followed.map(drop)
+        followed
+    }
+
+    /// Gives Redis a moment to confirm. Only this channel's confirmation counts: a server that gives other channels away says
+    /// so unasked, and the library takes that for the answer to what is under way.
+    async fn subscribe(&self, channel: &str) -> Result<(), Failure> {
+        let until = Instant::now() + MOMENT;
+        loop {
+            let failure = match self.link.call(cmd("SSUBSCRIBE").arg(channel)).await {
+                Ok(answer) if confirms(&answer, channel) => return Ok(()),
+                Ok(_) => Failure::Away("a subscription was not confirmed".into()),
+                Err(failure) => failure,
+            };
+            if !matches!(failure, Failure::Away(_)) || Instant::now() > until {
+                return Err(failure);
+            }
+            sleep(REST).await;
+        }
     }
 
     /// Whether `channel` is followed for this copy.
@@ -110,7 +130,7 @@ impl Push {
             let new = || Followed::new(Listener::Topic(broadcast::channel(BACKLOG).0));
             followed.entry(channel.to_owned()).or_insert_with(new).waiter = Some(waiter);
         }
-        self.link.call(cmd("SSUBSCRIBE").arg(channel)).await?;
+        self.subscribe(channel).await?;
         let made = timeout(CONFIRMATION, made).await.map_err(|_| ()).and_then(|made| made.map_err(|_| ()));
         made.map_err(|()| Failure::Away("a subscription was not confirmed".into()))
     }
@@ -142,15 +162,21 @@ impl Push {
 
     /// Follows everything again on a new connection.
     pub async fn follow_all_again(&self) {
-        let again = |(channel, _): (String, Listener)| async move {
-            let _turn = self.turn(&channel).lock().await;
-            let followed = self.lock().contains_key(&channel);
-            if followed {
-                // If it fails the connection is gone, and the next one is used the same way.
-                let _gone = self.link.call(cmd("SSUBSCRIBE").arg(&channel)).await;
-            }
-        };
+        let again = |(channel, _): (String, Listener)| async move { self.follow_again(&channel).await };
         futures_util::future::join_all(self.listeners().into_iter().map(again)).await;
+    }
+
+    /// Follows a channel again, sooner or later: of a cluster's servers only its own may be away. On the next connection
+    /// everything is.
+    pub async fn follow_again(&self, channel: &str) {
+        let generation = self.link.generation();
+        while generation.is_some() && generation == self.link.generation() {
+            let _turn = self.turn(channel).lock().await;
+            let followed = self.lock().contains_key(channel);
+            if !followed || !matches!(self.subscribe(channel).await, Err(Failure::Away(_))) {
+                return;
+            }
+        }
     }
 
     /// The next thing that concerns anybody here; None once the store is dropped.
@@ -164,7 +190,7 @@ impl Push {
                     }
                     return Some(Pushed::Cut);
                 }
-                PushKind::SMessage | PushKind::SSubscribe => {
+                PushKind::SMessage | PushKind::SSubscribe | PushKind::SUnsubscribe => {
                     if let Some(pushed) = self.dispatch(&kind, data) {
                         return Some(pushed);
                     }
@@ -178,7 +204,16 @@ impl Push {
         let mut data = data.into_iter();
         let Some(Value::BulkString(channel)) = data.next() else { return None };
         let mut followed = self.lock();
-        let found = followed.get_mut(std::str::from_utf8(&channel).ok()?)?;
+        let channel = String::from_utf8(channel).ok()?;
+        let found = followed.get_mut(&channel)?;
+        if let PushKind::SUnsubscribe = kind {
+            // Not asked for: what is, is no longer among these. Unconfirmed it is the end of an earlier one.
+            let moved = found.confirmed.then(|| found.listener.clone())?;
+            if let Listener::Log(_) = moved {
+                followed.remove(&channel);
+            }
+            return Some(Pushed::Moved(channel, moved));
+        }
         if let PushKind::SSubscribe = kind {
             let again = std::mem::replace(&mut found.confirmed, true);
             if let (Some(waiter), Listener::Topic(sender)) = (found.waiter.take(), &found.listener) {
@@ -198,4 +233,10 @@ impl Push {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Followed>> {
         lock(&self.followed)
     }
+}
+
+/// Whether an answer says that this channel is followed.
+fn confirms(answer: &Value, channel: &str) -> bool {
+    let Value::Push { kind: PushKind::SSubscribe, data } = answer else { return false };
+    matches!(data.first(), Some(Value::BulkString(name)) if name == channel.as_bytes())
 }

@@ -1,6 +1,6 @@
 //! A cluster: three servers that share the slots, if wanted with a replica, and slots on their way between the servers.
 
-use std::process::{Command, Stdio};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -114,38 +114,41 @@ impl Cluster {
         .await;
     }
 
-    /// The slot of a key, and the server that had it at first.
-    pub async fn home(&self, key: &str) -> (u16, usize) {
-        let slot = self.servers[0].run(&format!("CLUSTER KEYSLOT {key}")).await.unwrap();
-        (slot, SHARES.iter().position(|last| slot <= *last).unwrap())
+    async fn slot(&self, name: &str) -> u16 {
+        self.servers[0].run(&format!("CLUSTER KEYSLOT {name}")).await.unwrap()
     }
 
-    /// Begins to move the slot of this key to the next server.
+    /// Begins to move the slot of this key, which never moved before, to the next server.
     pub async fn begin_move(&self, key: &str) -> Moving<'_> {
-        let (slot, from) = self.home(key).await;
+        let slot = self.slot(key).await;
+        self.begin(slot, SHARES.iter().position(|last| slot <= *last).unwrap()).await
+    }
+
+    async fn begin(&self, slot: u16, from: usize) -> Moving<'_> {
         let moving = Moving { cluster: self, slot, from, to: (from + 1) % SHARES.len() };
         moving.set(moving.to, "IMPORTING", from).await;
         moving.set(from, "MIGRATING", moving.to).await;
         moving
     }
 
-    /// Moves all slots of a server to another by the engine's own tool, as for a server that is taken away.
-    pub async fn drain(&self, from: usize, to: usize) {
-        let first = from.checked_sub(1).map_or(0, |before| SHARES[before] + 1);
-        let mut command = Command::new(format!("{}-cli", self.engine.scheme()));
-        command.args(["--cluster", "reshard", &format!("127.0.0.1:{}", self.servers[from].port)]);
-        command.args(["--cluster-from", &self.id(from).await, "--cluster-to", &self.id(to).await]);
-        command.args(["--cluster-slots", &(SHARES[from] - first + 1).to_string(), "--cluster-yes"]);
-        let mut tool = command.stdout(Stdio::null()).spawn().expect("`make test` installs it");
-        soon("the tool", async {
-            loop {
-                if let Some(ended) = tool.try_wait().unwrap() {
-                    return assert!(ended.success(), "{ended}");
-                }
-                sleep(Duration::from_millis(20)).await;
+    /// Moves every slot of a server in which there is anything to the next, as if it were to be taken away.
+    pub async fn drain(&self, from: usize) {
+        let server = &self.servers[from];
+        let mut names: Vec<String> = server.run("KEYS *").await.unwrap();
+        names.extend(server.run::<Vec<String>>("PUBSUB SHARDCHANNELS").await.unwrap());
+        let mut moved = BTreeSet::new();
+        for name in names {
+            let slot = self.slot(&name).await;
+            if !moved.insert(slot) {
+                continue;
             }
-        })
-        .await;
+            let moving = self.begin(slot, from).await;
+            let keys: Vec<String> = server.run(&format!("CLUSTER GETKEYSINSLOT {slot} 99")).await.unwrap();
+            for key in keys {
+                moving.key(&key).await;
+            }
+            moving.end().await;
+        }
     }
 }
 
