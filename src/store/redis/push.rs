@@ -59,17 +59,18 @@ impl Followed {
 }
 
 /// Following and no longer following one channel must not overtake each other; channels are dealt out to this many locks.
-const TURNS: usize = 64;
+/// As many as channels that may wait for one server of a cluster, or they would hold up those of the others.
+const TURNS: usize = 4096;
 
 pub struct Push {
     pub link: Arc<Link>,
     followed: Mutex<HashMap<String, Followed>>,
-    turns: [tokio::sync::Mutex<()>; TURNS],
+    turns: Vec<tokio::sync::Mutex<()>>,
 }
 
 impl Push {
     pub fn new(link: Arc<Link>) -> Push {
-        let turns = std::array::from_fn(|_| tokio::sync::Mutex::default());
+        let turns = std::iter::repeat_with(tokio::sync::Mutex::default).take(TURNS).collect();
         Push { link, followed: Mutex::default(), turns }
     }
 
@@ -88,20 +89,23 @@ impl Push {
         followed
     }
 
-    /// Gives Redis a moment to confirm. Only this channel's confirmation counts: a server that gives other channels away says
-    /// so unasked, and the library takes that for the answer to what is under way.
+    /// Gives Redis a moment to come back.
     async fn subscribe(&self, channel: &str) -> Result<(), Failure> {
         let until = Instant::now() + MOMENT;
         loop {
-            let failure = match self.link.call(cmd("SSUBSCRIBE").arg(channel)).await {
-                Ok(answer) if confirms(&answer, channel) => return Ok(()),
-                Ok(_) => Failure::Away("a subscription was not confirmed".into()),
-                Err(failure) => failure,
-            };
-            if !matches!(failure, Failure::Away(_)) || Instant::now() > until {
-                return Err(failure);
+            match self.try_subscribe(channel).await {
+                Err(Failure::Away(_)) if Instant::now() < until => sleep(REST).await,
+                tried => return tried,
             }
-            sleep(REST).await;
+        }
+    }
+
+    /// Only this channel's confirmation counts: a server that gives other channels away says so unasked, and the library
+    /// takes that for the answer to what is under way.
+    async fn try_subscribe(&self, channel: &str) -> Result<(), Failure> {
+        match self.link.call(cmd("SSUBSCRIBE").arg(channel)).await? {
+            Value::Push { kind: PushKind::SSubscribe, data } if names(&data, channel) => Ok(()),
+            _ => Err(Failure::Away("a subscription was not confirmed".into())),
         }
     }
 
@@ -166,16 +170,19 @@ impl Push {
         futures_util::future::join_all(self.listeners().into_iter().map(again)).await;
     }
 
-    /// Follows a channel again, sooner or later: of a cluster's servers only its own may be away. On the next connection
-    /// everything is.
+    /// Follows a channel again, for as long as this connection lasts: of a cluster's servers only one may be away. On the
+    /// next connection everything is.
     pub async fn follow_again(&self, channel: &str) {
         let generation = self.link.generation();
         while generation.is_some() && generation == self.link.generation() {
-            let _turn = self.turn(channel).lock().await;
-            let followed = self.lock().contains_key(channel);
-            if !followed || !matches!(self.subscribe(channel).await, Err(Failure::Away(_))) {
-                return;
+            {
+                let _turn = self.turn(channel).lock().await;
+                let followed = self.lock().contains_key(channel);
+                if !followed || !matches!(self.try_subscribe(channel).await, Err(Failure::Away(_))) {
+                    return;
+                }
             }
+            sleep(REST).await;
         }
     }
 
@@ -235,8 +242,7 @@ impl Push {
     }
 }
 
-/// Whether an answer says that this channel is followed.
-fn confirms(answer: &Value, channel: &str) -> bool {
-    let Value::Push { kind: PushKind::SSubscribe, data } = answer else { return false };
+/// Whether a push is about this channel.
+fn names(data: &[Value], channel: &str) -> bool {
     matches!(data.first(), Some(Value::BulkString(name)) if name == channel.as_bytes())
 }
