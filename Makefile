@@ -27,15 +27,15 @@ RUN := run() { echo "+ $$*"; "$$@"; }
 
 COMMA := ,
 
-# $(call debian,PACKAGES,WORDS): installs them by apt-get, or says these words.
+# $(call debian,PACKAGES,WORDS,OPTIONS): installs them by apt-get with these options, or says these words.
 define debian
 	if ! command -v apt-get >/dev/null; then
 		echo "$(2)" >&2
 		exit 1
 	fi
 	sudo=$$([ "$$(id -u)" = 0 ] || echo sudo)
-	$$sudo apt-get update -qq
-	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(1)
+	$$sudo apt-get $(3) update -qq
+	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get $(3) install -y -qq --no-install-recommends $(1)
 endef
 
 # $(call tool,NAME,VERSION,FLAGS): cargo-NAME, from PATH or built here. Unoptimised: they run for a second, and
@@ -64,7 +64,7 @@ check: ## Formatting, clippy, licences and bans, docs; warnings are errors
 	run cargo doc --locked --no-deps --document-private-items
 
 .PHONY: test
-test: chromium redis ## All tests: Rust, unmodified SDKs and a browser, the examples
+test: chromium redis valkey ## All tests: Rust, unmodified SDKs and a browser, the examples
 	@$(LIMIT)
 	$(RUN)
 	$(call tool,nextest,$(CARGO_NEXTEST_VERSION),--no-default-features --features default-no-update)
@@ -82,13 +82,29 @@ chromium:
 	fi
 	$(call debian,chromium,the tests need Chromium: install it$(COMMA) or name one with CHROMIUM=/path/to/chromium)
 
-# Debian's: redis-sentinel is a package of its own.
+# One program is server, sentinel and more, by the name it is called by. Debian has it in the package of the tools; the
+# others only add a service, which would start and take the port.
 .PHONY: redis
 redis:
-	@if command -v redis-server >/dev/null && command -v redis-sentinel >/dev/null; then
+	@if command -v redis-check-rdb >/dev/null; then
 		exit 0
 	fi
-	$(call debian,redis-server redis-sentinel,the tests need redis-server and redis-sentinel$(COMMA) version 7 or later: install them)
+	$(call debian,redis-tools,the tests need Redis$(COMMA) version 7 or later: install it)
+
+# Debian 12 has Valkey in its backports, which are asked by a list that is only of this call.
+.PHONY: valkey
+valkey:
+	@if command -v valkey-check-rdb >/dev/null; then
+		exit 0
+	fi
+	list=$$(mktemp)
+	trap 'rm -f "$$list"' EXIT
+	cat /etc/apt/sources.list >"$$list" 2>/dev/null || true
+	if grep -qs '^VERSION_CODENAME=bookworm$$' /etc/os-release && ! apt-cache show valkey-tools >/dev/null 2>&1; then
+		keys=/usr/share/keyrings/debian-archive-keyring.gpg
+		echo "deb [signed-by=$$keys] http://deb.debian.org/debian bookworm-backports main" >>"$$list"
+	fi
+	$(call debian,valkey-tools,the tests need Valkey$(COMMA) version 8 or later: install it,-o Dir::Etc::SourceList=$$list)
 
 .PHONY: bench
 bench: ## Measure the performance budget beside nginx, nchan, socket.io and resumable-stream, write BENCHMARKS.md

@@ -1,4 +1,4 @@
-//! `kill -9` of the real binary at random moments while it streams, over the disk and over Redis: every viewer that comes
+//! `kill -9` of the real binary at random moments while it streams, over the disk, Redis and Valkey: every viewer that comes
 //! back has the whole text, every stream ends, and a start that was not answered can be asked for again.
 
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::fleet::{Fleet, provider, spawn_viewers, start, words};
-use crate::harness::redis::RedisServer;
+use crate::harness::redis::{Engine, RedisServer};
 use crate::harness::{Answer, client};
 use crate::seed::Seed;
 
@@ -59,11 +59,20 @@ async fn over_the_disk_nothing_is_lost() {
     survives(fleet, 30).await;
 }
 
+async fn over_nodes(engine: Engine, crashes: usize) {
+    let (provider, server) = (provider().await, RedisServer::start(engine).await);
+    let store =
+        format!("[store]\nengine = \"redis\"\nurl = \"{}\"\n[store.redis]\nlease_ms = 1000\n", server.url());
+    let fleet = Fleet::new(&provider, &format!("[server]\ndrain_s = 0\n{store}"), 2).await;
+    survives(fleet, crashes).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_redis_nothing_is_lost() {
-    let (provider, redis) = (provider().await, RedisServer::start().await);
-    let store =
-        format!("[store]\nengine = \"redis\"\nurl = \"{}\"\n[store.redis]\nlease_ms = 1000\n", redis.url());
-    let fleet = Fleet::new(&provider, &format!("[server]\ndrain_s = 0\n{store}"), 2).await;
-    survives(fleet, 20).await;
+    over_nodes(Engine::Redis, 20).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_valkey_nothing_is_lost() {
+    over_nodes(Engine::Valkey, 6).await;
 }

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::fleet::{Fleet, Report, provider, spawn_viewers, start, words};
-use crate::harness::redis::RedisServer;
+use crate::harness::redis::{Engine, RedisServer};
 use crate::harness::socket::{Received, Socket};
 use crate::heard::{Block, Heard, blocks};
 use crate::seed::{Random, Seed};
@@ -134,7 +134,7 @@ fn hear(gathered: &mut Gathered, held: &mut BTreeMap<String, String>, room: &str
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_nodes_one_after_the_other_lose_nothing() {
-    let (provider, redis) = (provider().await, RedisServer::start().await);
+    let (provider, redis) = (provider().await, RedisServer::start(Engine::Redis).await);
     let store =
         format!("[store]\nengine = \"redis\"\nurl = \"{}\"\n[store.redis]\nlease_ms = 1000\n", redis.url());
     let mut fleet = Fleet::new(&provider, &format!("[server]\ndrain_s = 1\n{store}"), NODES).await;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use relaystream::log::{Bad, Batch, Draft, Framing, LogId, Page, Position, Raw, Refused};
+use relaystream::log::{Bad, Batch, Draft, Framing, LogId, Page, Position, Raw, Record, Refused};
 use relaystream::store::{Error, Meta, Store};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -35,9 +35,11 @@ pub(crate) fn meta(owner: &str) -> Meta {
     Meta { owner: owner.into(), data: Bytes::from_static(b"{\"a\":1}"), trim_bytes: None }
 }
 
+pub(crate) fn text(record: &Record) -> String {
+    String::from_utf8_lossy(&record.draft.payload).into_owned()
+}
+
 pub(crate) fn texts(page: &Page) -> Vec<String> {
-    let text =
-        |record: &relaystream::log::Record| String::from_utf8_lossy(&record.draft.payload).into_owned();
     page.records.iter().map(text).collect()
 }
 

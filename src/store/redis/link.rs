@@ -25,6 +25,9 @@ const RESPONSE: Duration = Duration::from_secs(2);
 const CONNECT: Duration = Duration::from_millis(1_500);
 const SHORTEST_REST: Duration = Duration::from_millis(50);
 const LONGEST_REST: Duration = Duration::from_millis(1_000);
+/// Between two tries of what a cluster cannot answer while it changes, in milliseconds.
+const SHORTEST_RETRY_MS: u64 = 10;
+const LONGEST_RETRY_MS: u64 = 100;
 /// Commands that may wait to be written; the library's own 50 would hold up a busy node.
 const QUEUE: usize = 1024;
 
@@ -128,9 +131,13 @@ impl Link {
                 client.get_async_connection_with_config(&config).await.map(Connection::One)
             }
             Address::Cluster { hosts, trust } => {
+                // The library tries again what a cluster cannot answer at the moment, by itself for many minutes.
                 let mut builder = address::cluster(hosts, trust.as_ref())
                     .connection_timeout(CONNECT)
-                    .response_timeout(RESPONSE);
+                    .response_timeout(RESPONSE)
+                    .overall_response_timeout(Some(RESPONSE))
+                    .min_retry_wait(SHORTEST_RETRY_MS)
+                    .max_retry_wait(LONGEST_RETRY_MS);
                 if let Some(pushed) = pushed {
                     builder = builder.push_sender(pushed);
                 }
@@ -146,6 +153,11 @@ impl Link {
         // The sender is ours: this wait cannot fail.
         let found = open.wait_for(newer).await;
         found.ok().and_then(|open| open.as_ref().map(|open| open.generation)).unwrap_or(last)
+    }
+
+    /// Of the present connection, if there is one.
+    pub fn generation(&self) -> Option<u64> {
+        self.open.borrow().as_ref().map(|open| open.generation)
     }
 
     pub fn is_cluster(&self) -> bool {
@@ -199,8 +211,7 @@ impl Link {
 
     /// Gives the present connection up, if there is one.
     pub fn renew_any(&self) {
-        let generation = self.open.borrow().as_ref().map(|open| open.generation);
-        generation.into_iter().for_each(|generation| self.renew(generation));
+        self.generation().into_iter().for_each(|generation| self.renew(generation));
     }
 }
 
@@ -216,12 +227,15 @@ fn useless(error: &RedisError) -> bool {
 }
 
 fn classify(error: &RedisError) -> Failure {
-    use ServerErrorKind::{BusyLoading, ClusterDown, MasterDown, Moved, NoScript, ReadOnly, TryAgain};
+    use ServerErrorKind::{Ask, BusyLoading, ClusterDown, MasterDown, Moved, NoScript, ReadOnly, TryAgain};
     let text = || describe(error);
     match (error.kind(), error.code()) {
         (ErrorKind::Server(NoScript), _) => Failure::NoScript,
         (_, Some("OOM")) => Failure::Full,
-        (ErrorKind::Server(BusyLoading | ClusterDown | MasterDown | Moved | ReadOnly | TryAgain), _)
+        (
+            ErrorKind::Server(Ask | BusyLoading | ClusterDown | MasterDown | Moved | ReadOnly | TryAgain),
+            _,
+        )
         | (_, Some("BUSY" | "UNBLOCKED" | "NOREPLICAS" | "MISCONF")) => Failure::Away(text()),
         (ErrorKind::Server(_) | ErrorKind::Extension, _) => Failure::Refused(text()),
         _ => Failure::Away(text()),

@@ -20,9 +20,9 @@ use crate::log::{Batch, Log, LogId, Position, Refused};
 use crate::store::Meta;
 
 /// How long somebody who asks may be kept waiting for Redis.
-const MOMENT: Duration = Duration::from_secs(3);
+pub const MOMENT: Duration = Duration::from_secs(3);
 /// Between two tries of a call that Redis could not answer.
-const REST: Duration = Duration::from_millis(100);
+pub const REST: Duration = Duration::from_millis(100);
 
 /// One append, ready to be sent as often as it takes.
 pub struct Append {

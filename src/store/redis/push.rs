@@ -1,7 +1,7 @@
 //! The connection on which Redis speaks unasked: which channels this node follows, and who hears what arrives.
 //!
-//! Each channel is followed once, however many readers there are here. What is pushed may be lost with the connection:
-//! after each new one everything that follows a log is told that it may have missed something.
+//! Each channel is followed once, however many readers there are here. What is pushed may be lost with the connection, or
+//! when a cluster moves a channel to another server: everything that follows a log is told that it may have missed something.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -10,10 +10,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use redis::{PushInfo, PushKind, Value, cmd};
 use tokio::sync::{broadcast, mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::copy::Copy;
 use super::link::{self, Failure, Link};
+use super::logs::{MOMENT, REST};
 use crate::store::lock;
 
 /// Who hears a channel.
@@ -31,6 +32,8 @@ pub enum Pushed {
     Message(Listener, Bytes),
     /// A channel is followed again after a break.
     Again(Listener),
+    /// A cluster has moved this channel to another server, which does not know that it is followed. A log's is no longer.
+    Moved(String, Listener),
     /// The connection broke, in a cluster one of them: whatever is said from now on is lost.
     Cut,
 }
@@ -56,17 +59,18 @@ impl Followed {
 }
 
 /// Following and no longer following one channel must not overtake each other; channels are dealt out to this many locks.
-const TURNS: usize = 64;
+/// As many as channels that may wait for one server of a cluster, or they would hold up those of the others.
+const TURNS: usize = 4096;
 
 pub struct Push {
     pub link: Arc<Link>,
     followed: Mutex<HashMap<String, Followed>>,
-    turns: [tokio::sync::Mutex<()>; TURNS],
+    turns: Vec<tokio::sync::Mutex<()>>,
 }
 
 impl Push {
     pub fn new(link: Arc<Link>) -> Push {
-        let turns = std::array::from_fn(|_| tokio::sync::Mutex::default());
+        let turns = std::iter::repeat_with(tokio::sync::Mutex::default).take(TURNS).collect();
         Push { link, followed: Mutex::default(), turns }
     }
 
@@ -78,11 +82,31 @@ impl Push {
 
     async fn start(&self, channel: &str, listener: Listener) -> Result<(), Failure> {
         self.lock().insert(channel.to_owned(), Followed::new(listener));
-        let followed = self.link.call(cmd("SSUBSCRIBE").arg(channel)).await;
+        let followed = self.subscribe(channel).await;
         if followed.is_err() {
             self.lock().remove(channel);
         }
-        followed.map(drop)
+        followed
+    }
+
+    /// Gives Redis a moment to come back.
+    async fn subscribe(&self, channel: &str) -> Result<(), Failure> {
+        let until = Instant::now() + MOMENT;
+        loop {
+            match self.try_subscribe(channel).await {
+                Err(Failure::Away(_)) if Instant::now() < until => sleep(REST).await,
+                tried => return tried,
+            }
+        }
+    }
+
+    /// Only this channel's confirmation counts: a server that gives other channels away says so unasked, and the library
+    /// takes that for the answer to what is under way.
+    async fn try_subscribe(&self, channel: &str) -> Result<(), Failure> {
+        match self.link.call(cmd("SSUBSCRIBE").arg(channel)).await? {
+            Value::Push { kind: PushKind::SSubscribe, data } if names(&data, channel) => Ok(()),
+            _ => Err(Failure::Away("a subscription was not confirmed".into())),
+        }
     }
 
     /// Whether `channel` is followed for this copy.
@@ -110,7 +134,7 @@ impl Push {
             let new = || Followed::new(Listener::Topic(broadcast::channel(BACKLOG).0));
             followed.entry(channel.to_owned()).or_insert_with(new).waiter = Some(waiter);
         }
-        self.link.call(cmd("SSUBSCRIBE").arg(channel)).await?;
+        self.subscribe(channel).await?;
         let made = timeout(CONFIRMATION, made).await.map_err(|_| ()).and_then(|made| made.map_err(|_| ()));
         made.map_err(|()| Failure::Away("a subscription was not confirmed".into()))
     }
@@ -142,15 +166,24 @@ impl Push {
 
     /// Follows everything again on a new connection.
     pub async fn follow_all_again(&self) {
-        let again = |(channel, _): (String, Listener)| async move {
-            let _turn = self.turn(&channel).lock().await;
-            let followed = self.lock().contains_key(&channel);
-            if followed {
-                // If it fails the connection is gone, and the next one is used the same way.
-                let _gone = self.link.call(cmd("SSUBSCRIBE").arg(&channel)).await;
-            }
-        };
+        let again = |(channel, _): (String, Listener)| async move { self.follow_again(&channel).await };
         futures_util::future::join_all(self.listeners().into_iter().map(again)).await;
+    }
+
+    /// Follows a channel again, for as long as this connection lasts: of a cluster's servers only one may be away. On the
+    /// next connection everything is.
+    pub async fn follow_again(&self, channel: &str) {
+        let generation = self.link.generation();
+        while generation.is_some() && generation == self.link.generation() {
+            {
+                let _turn = self.turn(channel).lock().await;
+                let followed = self.lock().contains_key(channel);
+                if !followed || !matches!(self.try_subscribe(channel).await, Err(Failure::Away(_))) {
+                    return;
+                }
+            }
+            sleep(REST).await;
+        }
     }
 
     /// The next thing that concerns anybody here; None once the store is dropped.
@@ -164,7 +197,7 @@ impl Push {
                     }
                     return Some(Pushed::Cut);
                 }
-                PushKind::SMessage | PushKind::SSubscribe => {
+                PushKind::SMessage | PushKind::SSubscribe | PushKind::SUnsubscribe => {
                     if let Some(pushed) = self.dispatch(&kind, data) {
                         return Some(pushed);
                     }
@@ -178,7 +211,16 @@ impl Push {
         let mut data = data.into_iter();
         let Some(Value::BulkString(channel)) = data.next() else { return None };
         let mut followed = self.lock();
-        let found = followed.get_mut(std::str::from_utf8(&channel).ok()?)?;
+        let channel = String::from_utf8(channel).ok()?;
+        let found = followed.get_mut(&channel)?;
+        if let PushKind::SUnsubscribe = kind {
+            // Not asked for: what is, is no longer among these. Unconfirmed it is the end of an earlier one.
+            let moved = found.confirmed.then(|| found.listener.clone())?;
+            if let Listener::Log(_) = moved {
+                followed.remove(&channel);
+            }
+            return Some(Pushed::Moved(channel, moved));
+        }
         if let PushKind::SSubscribe = kind {
             let again = std::mem::replace(&mut found.confirmed, true);
             if let (Some(waiter), Listener::Topic(sender)) = (found.waiter.take(), &found.listener) {
@@ -198,4 +240,9 @@ impl Push {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Followed>> {
         lock(&self.followed)
     }
+}
+
+/// Whether a push is about this channel.
+fn names(data: &[Value], channel: &str) -> bool {
+    matches!(data.first(), Some(Value::BulkString(name)) if name == channel.as_bytes())
 }

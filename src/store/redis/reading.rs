@@ -296,6 +296,7 @@ impl Node {
                 // What was forgotten meanwhile must not be served for ever.
                 Pushed::Again(Listener::Forgotten) => self.closed.invalidate_all(),
                 Pushed::Again(_) => {}
+                Pushed::Moved(channel, listener) => self.moved(channel, listener),
                 Pushed::Cut => self.cut(),
             }
         }
@@ -310,6 +311,17 @@ impl Node {
                 copy.fall_behind();
                 self.read_back(copy.clone());
             }
+        }
+    }
+
+    fn moved(self: &Arc<Self>, channel: String, listener: Listener) {
+        if let Listener::Log(copy) = listener {
+            // Reading it back has it followed where it is now.
+            copy.fall_behind();
+            self.read_back(copy);
+        } else {
+            let node = self.clone();
+            self.tasks.spawn(async move { node.push.follow_again(&channel).await });
         }
     }
 

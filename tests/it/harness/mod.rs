@@ -3,6 +3,7 @@
 //! Nothing is mocked: requests go over sockets, to the router and the accept loop that `relaystream serve` uses. A test
 //! ends with `finish()`, which fails if anything is left: a running stream, a permit, a viewer, a tail, a task.
 
+pub mod cluster;
 pub mod provider;
 pub mod redis;
 pub mod shared;

@@ -1,8 +1,9 @@
-//! Debian's redis-server on free ports, in folders that go with it: one, a master with replica and sentinel, a cluster.
+//! Redis and Valkey on free ports, in folders that go with them: one server, a master with replica and sentinel.
 //!
-//! Every process is ended by its id. Without redis-server a test fails; `make test` installs it.
+//! Every process is ended by its id. Without the programs a test fails; `make test` installs them.
 
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -16,11 +17,59 @@ use tokio::time::sleep;
 
 use super::{eventually, soon};
 
+/// Whose server it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    Redis,
+    Valkey,
+}
+
+/// Runs these tests once on each engine: `name::redis` and `name::valkey`.
+macro_rules! on_each_engine {
+    ($($test:ident),+ $(,)?) => {$(
+        mod $test {
+            use $crate::harness::redis::Engine;
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn redis() {
+                super::$test(Engine::Redis).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn valkey() {
+                super::$test(Engine::Valkey).await;
+            }
+        }
+    )+};
+}
+pub(crate) use on_each_engine;
+
+impl Engine {
+    /// The scheme of its addresses.
+    pub fn scheme(self) -> &'static str {
+        match self {
+            Engine::Redis => "redis",
+            Engine::Valkey => "valkey",
+        }
+    }
+
+    /// Starts its `server` or `sentinel`. They are one program, which does what it is called by; the package that has it
+    /// under this name starts no service.
+    fn spawn(self, role: &str, arguments: &[String]) -> Child {
+        let program = format!("{}-check-rdb", self.scheme());
+        let mut command = Command::new(&program);
+        command.arg0(format!("{}-{role}", self.scheme())).args(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().unwrap_or_else(|error| panic!("{program}: {error}; `make test` installs it"))
+    }
+}
+
 /// A server, killed when it is dropped.
 pub struct RedisServer {
     child: Child,
     pub port: u16,
-    program: &'static str,
+    engine: Engine,
+    role: &'static str,
     arguments: Vec<String>,
     /// Gone with the server.
     directory: Option<tempfile::TempDir>,
@@ -43,45 +92,44 @@ fn free_port() -> u16 {
     }
 }
 
-fn spawn(program: &str, arguments: &[String]) -> Child {
-    let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command.spawn().unwrap_or_else(|error| panic!("{program}: {error}; `make test` installs it"))
-}
-
 impl RedisServer {
     /// With nothing but these options beside the address.
-    pub async fn with(options: &[&str]) -> RedisServer {
+    pub async fn with(engine: Engine, options: &[&str]) -> RedisServer {
         let directory = tempfile::tempdir().unwrap();
         let folder = directory.path().display().to_string();
         let mut all = vec!["--dir", &folder, "--save", "", "--appendonly", "no"];
         all.extend(options);
-        RedisServer::in_folder(directory, "redis-server", &all).await
+        RedisServer::in_folder(directory, engine, "server", &all).await
     }
 
-    async fn in_folder(directory: tempfile::TempDir, program: &'static str, options: &[&str]) -> RedisServer {
+    async fn in_folder(
+        directory: tempfile::TempDir,
+        engine: Engine,
+        role: &'static str,
+        options: &[&str],
+    ) -> RedisServer {
         // Somebody else may have taken the port in between.
         for _ in 0..20 {
             let port = free_port();
             let mut arguments: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
             arguments.extend(["--port".into(), port.to_string(), "--bind".into(), "127.0.0.1".into()]);
-            let child = spawn(program, &arguments);
-            let mut server = RedisServer { child, port, program, arguments, directory: None };
+            let child = engine.spawn(role, &arguments);
+            let mut server = RedisServer { child, port, engine, role, arguments, directory: None };
             if server.answers().await {
                 server.directory = Some(directory);
                 return server;
             }
         }
-        panic!("{program} does not start");
+        panic!("a {role} of {engine:?} does not start");
     }
 
-    pub async fn start() -> RedisServer {
-        RedisServer::with(&[]).await
+    pub async fn start(engine: Engine) -> RedisServer {
+        RedisServer::with(engine, &[]).await
     }
 
     /// False if the process has ended.
     async fn answers(&mut self) -> bool {
-        soon("redis-server", async {
+        soon("a server", async {
             loop {
                 if self.child.try_wait().unwrap().is_some() {
                     return false;
@@ -105,7 +153,7 @@ impl RedisServer {
     pub fn restart(&mut self, options: &[&str]) {
         let more = options.iter().map(|&option| option.to_owned());
         let arguments: Vec<String> = self.arguments.iter().cloned().chain(more).collect();
-        self.child = spawn(self.program, &arguments);
+        self.child = self.engine.spawn(self.role, &arguments);
     }
 
     /// `STOP` and `CONT`: a server that stands still with all its connections open.
@@ -115,7 +163,7 @@ impl RedisServer {
     }
 
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        format!("{}://127.0.0.1:{}", self.engine.scheme(), self.port)
     }
 
     async fn connection(&self) -> redis::RedisResult<MultiplexedConnection> {
@@ -146,10 +194,10 @@ pub struct Watched {
 }
 
 impl Watched {
-    pub async fn start() -> Watched {
-        let master = RedisServer::start().await;
+    pub async fn start(engine: Engine) -> Watched {
+        let master = RedisServer::start(engine).await;
         let of = format!("127.0.0.1 {}", master.port);
-        let replica = RedisServer::with(&["--replicaof", &of]).await;
+        let replica = RedisServer::with(engine, &["--replicaof", &of]).await;
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("sentinel.conf");
         let text = format!(
@@ -159,7 +207,7 @@ impl Watched {
         );
         std::fs::write(&file, text).unwrap();
         let sentinel =
-            RedisServer::in_folder(directory, "redis-sentinel", &[&file.display().to_string()]).await;
+            RedisServer::in_folder(directory, engine, "sentinel", &[&file.display().to_string()]).await;
         let watched = Watched { master, replica, sentinel };
         soon("the sentinel to know the replica", async {
             loop {
@@ -193,46 +241,7 @@ impl Watched {
     }
 
     pub fn url(&self) -> String {
-        format!("redis+sentinel://127.0.0.1:{}/main", self.sentinel.port)
-    }
-}
-
-/// Three servers that share the slots.
-pub struct Cluster {
-    pub servers: Vec<RedisServer>,
-}
-
-impl Cluster {
-    pub async fn start() -> Cluster {
-        let options = ["--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"];
-        let mut servers = Vec::new();
-        for slots in ["0 5461", "5462 10922", "10923 16383"] {
-            let server = RedisServer::with(&options).await;
-            server.run::<()>(&format!("CLUSTER ADDSLOTSRANGE {slots}")).await.unwrap();
-            servers.push(server);
-        }
-        for server in &servers[1..] {
-            servers[0].run::<()>(&format!("CLUSTER MEET 127.0.0.1 {}", server.port)).await.unwrap();
-        }
-        for server in &servers {
-            soon("the cluster", async {
-                loop {
-                    let info: String = server.run("CLUSTER INFO").await.unwrap();
-                    if info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3") {
-                        return;
-                    }
-                    sleep(Duration::from_millis(50)).await;
-                }
-            })
-            .await;
-        }
-        Cluster { servers }
-    }
-
-    pub fn url(&self) -> String {
-        let hosts: Vec<String> =
-            self.servers.iter().map(|server| format!("127.0.0.1:{}", server.port)).collect();
-        format!("redis+cluster://{}", hosts.join(","))
+        format!("{}+sentinel://127.0.0.1:{}/main", self.sentinel.engine.scheme(), self.sentinel.port)
     }
 }
 

@@ -8,8 +8,13 @@ use relaystream::store::redis::{Options, Redis};
 use relaystream::store::{Error, Store};
 
 use super::{whole, write};
-use crate::harness::redis::{RedisServer, healthy, node, options};
+use crate::harness::redis::{Engine, RedisServer, healthy, node, on_each_engine, options};
 use crate::store_contract::{START, created};
+
+on_each_engine! {
+    tls_trusts_the_authority_that_is_named,
+    a_user_needs_no_more_than_the_example_says,
+}
 
 /// An authority and a server's certificate, made by openssl.
 fn certificates(folder: &tempfile::TempDir) {
@@ -25,26 +30,28 @@ fn certificates(folder: &tempfile::TempDir) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn tls_trusts_the_authority_that_is_named() {
+async fn tls_trusts_the_authority_that_is_named(engine: Engine) {
     let folder = tempfile::tempdir().unwrap();
     certificates(&folder);
     let file = |name: &str| folder.path().join(name).display().to_string();
     let tls = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
-    let _server = RedisServer::with(&[
-        "--tls-port",
-        &tls,
-        "--tls-cert-file",
-        &file("server.pem"),
-        "--tls-key-file",
-        &file("server.key"),
-        "--tls-ca-cert-file",
-        &file("ca.pem"),
-        "--tls-auth-clients",
-        "no",
-    ])
+    let _server = RedisServer::with(
+        engine,
+        &[
+            "--tls-port",
+            &tls,
+            "--tls-cert-file",
+            &file("server.pem"),
+            "--tls-key-file",
+            &file("server.key"),
+            "--tls-ca-cert-file",
+            &file("ca.pem"),
+            "--tls-auth-clients",
+            "no",
+        ],
+    )
     .await;
-    let stranger = options(&format!("rediss://localhost:{tls}"));
+    let stranger = options(&format!("{}s://localhost:{tls}", engine.scheme()));
     let authority = Some(std::fs::read(file("ca.pem")).unwrap());
     let one = node(&Options { authority, ..stranger.clone() }).await;
     let log = created(&*one, 7).await;
@@ -54,14 +61,13 @@ async fn tls_trusts_the_authority_that_is_named() {
     assert!(matches!(two.claimed("k").await, Err(Error::Unavailable(_))), "nobody vouches for it");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_user_needs_no_more_than_the_example_says() {
-    let server = RedisServer::start().await;
+async fn a_user_needs_no_more_than_the_example_says(engine: Engine) {
+    let server = RedisServer::start(engine).await;
     let options = Options { prefix: "relaystream:".into(), ..options(&server.url()) };
     let rules = "~relaystream:* &relaystream:* +@all -@admin";
     assert!(include_str!("../../../config.example.toml").contains(rules));
     server.run::<()>(&format!("ACL SETUSER node on >s3cret {rules}")).await.expect("a user");
-    let url = format!("valkey://node:s3cret@127.0.0.1:{}", server.port);
+    let url = server.url().replace("://", "://node:s3cret@");
     let (one, two) = (node(&Options { url, ..options.clone() }).await, node(&options).await);
     let log = created(&*one, 7).await;
     let (written, _) = write(&*one, log, START, 3).await;

@@ -9,9 +9,16 @@ use relaystream::store::redis::Redis;
 use tokio::time::sleep;
 
 use super::{LOG, pair, reading, whole, write};
-use crate::harness::redis::{Cluster, RedisServer, Watched, healthy, node, options};
+use crate::harness::redis::{Engine, RedisServer, Watched, healthy, node, on_each_engine, options};
 use crate::harness::soon;
 use crate::store_contract::{START, batch, created, sealing};
+
+on_each_engine! {
+    a_lost_tail_is_put_back_under_the_same_ids,
+    a_lost_seal_is_put_back,
+    a_server_that_is_loading_is_waited_for,
+    a_sentinel_names_the_new_master,
+}
 
 /// The owner, the first of the two, goes on with record `next`, and everybody has all that was written before.
 async fn put_back(nodes: [&Arc<Redis>; 2], mut written: Vec<String>, head: Position, next: u64) {
@@ -30,9 +37,8 @@ async fn put_back(nodes: [&Arc<Redis>; 2], mut written: Vec<String>, head: Posit
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_lost_tail_is_put_back_under_the_same_ids() {
-    let mut server = RedisServer::start().await;
+async fn a_lost_tail_is_put_back_under_the_same_ids(engine: Engine) {
+    let mut server = RedisServer::start(engine).await;
     let (one, two) = pair(&server.url()).await;
     created(&*one, 7).await;
     let (mut written, head) = write(&*one, LOG, START, 20).await;
@@ -45,9 +51,8 @@ async fn a_lost_tail_is_put_back_under_the_same_ids() {
     put_back([&one, &two], written, head, 321).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_lost_seal_is_put_back() {
-    let mut server = RedisServer::start().await;
+async fn a_lost_seal_is_put_back(engine: Engine) {
+    let mut server = RedisServer::start(engine).await;
     let options = options(&server.url());
     let one = node(&options).await;
     created(&*one, 7).await;
@@ -70,9 +75,8 @@ async fn a_lost_seal_is_put_back() {
     assert_eq!(whole(&*two, LOG).await, Ok(written));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_loading_is_waited_for() {
-    let mut server = RedisServer::start().await;
+async fn a_server_that_is_loading_is_waited_for(engine: Engine) {
+    let mut server = RedisServer::start(engine).await;
     let one = node(&options(&server.url())).await;
     for log in 1..=20 {
         created(&*one, log).await;
@@ -87,9 +91,8 @@ async fn a_server_that_is_loading_is_waited_for() {
     assert_eq!(whole(&*one, LOG).await, Ok(written));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_sentinel_names_the_new_master() {
-    let mut servers = Watched::start().await;
+async fn a_sentinel_names_the_new_master(engine: Engine) {
+    let mut servers = Watched::start(engine).await;
     let (one, two) = pair(&servers.url()).await;
     created(&*one, 7).await;
     let reader = reading(&two, LOG);
@@ -106,7 +109,7 @@ async fn a_sentinel_names_the_new_master() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tail_that_the_new_master_never_had_is_put_back_under_the_same_ids() {
-    let mut servers = Watched::start().await;
+    let mut servers = Watched::start(Engine::Redis).await;
     let (one, two) = pair(&servers.url()).await;
     created(&*one, 7).await;
     let (mut written, head) = write(&*one, LOG, START, 20).await;
@@ -117,31 +120,4 @@ async fn a_tail_that_the_new_master_never_had_is_put_back_under_the_same_ids() {
     assert_eq!(whole(&*two, LOG).await.as_ref(), Ok(&written), "it was seen");
     servers.master.kill();
     put_back([&one, &two], written, head, 121).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_goes_on_where_its_servers_are_well() {
-    let cluster = Cluster::start().await;
-    let (one, two) = pair(&cluster.url()).await;
-    let mut ends = Vec::new();
-    for log in 1..=12 {
-        let log = created(&*one, log).await;
-        let reader = reading(&two, log);
-        ends.push((log, reader));
-    }
-    for (log, reader) in ends {
-        let (mut written, head) = write(&*one, log, START, 30).await;
-        for server in &cluster.servers {
-            server.run::<i64>("CLIENT KILL TYPE pubsub").await.expect("reachable");
-        }
-        let (tail, head) = write(&*one, log, head, 30).await;
-        one.append(log, sealing(head, &["end"])).await.expect("accepted");
-        written.extend(tail);
-        written.push("end".into());
-        assert_eq!(soon("the reader", reader).await.expect("no panic"), written);
-    }
-    cluster.servers[1].signal("STOP");
-    healthy(&one, false).await;
-    cluster.servers[1].signal("CONT");
-    healthy(&one, true).await;
 }

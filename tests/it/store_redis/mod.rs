@@ -1,6 +1,8 @@
-//! The Redis engine before real servers: the contract suite, several nodes, and every way in which Redis fails.
+//! The Redis engine before real servers, Redis and Valkey: the contract suite, several nodes, and every way in which they
+//! fail. What does not depend on whose server it is, and takes long, runs on Redis only.
 
 mod access;
+mod cluster;
 mod contract;
 mod failover;
 mod failures;
@@ -8,13 +10,13 @@ mod nodes;
 
 use std::sync::Arc;
 
-use relaystream::log::{Batch, LogId, Position};
+use relaystream::log::{Batch, LogId, Position, Record};
 use relaystream::store::redis::Redis;
 use relaystream::store::{Error, Store};
 use tokio::task::JoinHandle;
 
 use crate::harness::redis::{node, options};
-use crate::store_contract::{START, batch, texts};
+use crate::store_contract::{START, batch, text, texts};
 
 const LOG: LogId = LogId(7);
 
@@ -27,7 +29,7 @@ async fn pair(url: &str) -> (Arc<Redis>, Arc<Redis>) {
 /// Reads along in a task of its own.
 fn reading(store: &Arc<Redis>, log: LogId) -> JoinHandle<Vec<String>> {
     let store = store.clone();
-    tokio::spawn(async move { read_along(&*store, log).await })
+    tokio::spawn(async move { read_along(&*store, log).await.iter().map(text).collect() })
 }
 
 /// All that the log holds.
@@ -51,13 +53,13 @@ fn next_epoch(head: Position, texts: &[&str]) -> Batch {
 }
 
 /// Reads along until the log is closed.
-async fn read_along(store: &dyn Store, log: LogId) -> Vec<String> {
+async fn read_along(store: &dyn Store, log: LogId) -> Vec<Record> {
     let (mut at, mut seen) = (START, Vec::new());
     loop {
         store.changed(log, at).await.expect("there");
         let page = store.read(log, at, 400).await.expect("there");
-        seen.extend(texts(&page));
-        at = page.records.last().map_or(at, |record| record.position);
+        seen.extend(page.records);
+        at = seen.last().map_or(at, |record| record.position);
         if page.closed && at == page.head {
             return seen;
         }

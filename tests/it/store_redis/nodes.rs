@@ -9,9 +9,19 @@ use relaystream::store::{Error, Meta, Orphan, Store};
 use tokio::time::sleep;
 
 use super::{LOG, next_epoch, pair, reading, whole, write};
-use crate::harness::redis::{RedisServer, node, options};
+use crate::harness::redis::{Engine, RedisServer, node, on_each_engine, options};
 use crate::harness::{Server, soon};
 use crate::store_contract::{START, batch, created, meta, sealing};
+
+on_each_engine! {
+    what_one_appends_the_other_reads,
+    a_room_is_written_by_all,
+    a_dead_nodes_logs_are_taken_over_once,
+    of_two_writers_one_is_fenced,
+    what_is_disowned_is_anybodys,
+    claims_clocks_and_messages_are_everybodys,
+    any_node_serves_any_stream,
+}
 
 /// Asks until something is left behind.
 async fn orphans(store: &dyn Store) -> Vec<Orphan> {
@@ -27,9 +37,8 @@ async fn orphans(store: &dyn Store) -> Vec<Orphan> {
     .await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_one_appends_the_other_reads() {
-    let server = RedisServer::start().await;
+async fn what_one_appends_the_other_reads(engine: Engine) {
+    let server = RedisServer::start(engine).await;
     let (one, two) = pair(&server.url()).await;
     created(&*one, 7).await;
     assert_eq!(two.meta(LOG).await, Ok(meta("a/b")));
@@ -51,9 +60,8 @@ async fn what_one_appends_the_other_reads() {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_room_is_written_by_all() {
-    let server = RedisServer::start().await;
+async fn a_room_is_written_by_all(engine: Engine) {
+    let server = RedisServer::start(engine).await;
     let options = options(&server.url());
     let nodes = [node(&options).await, node(&options).await, node(&options).await];
     let room = Meta { trim_bytes: Some(1 << 20), ..meta("a/b") };
@@ -100,9 +108,8 @@ async fn a_room_is_written_by_all() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_dead_nodes_logs_are_taken_over_once() {
-    let server = RedisServer::start().await;
+async fn a_dead_nodes_logs_are_taken_over_once(engine: Engine) {
+    let server = RedisServer::start(engine).await;
     let options = Options { lease: Duration::from_secs(1), ..options(&server.url()) };
     let (one, two, three) = (node(&options).await, node(&options).await, node(&options).await);
     let plan = Bytes::from_static(b"\0how to go on");
@@ -129,9 +136,8 @@ async fn a_dead_nodes_logs_are_taken_over_once() {
     assert_eq!(orphans(&*three).await, [Orphan { log: LOG, head, plan }]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn of_two_writers_one_is_fenced() {
-    let server = RedisServer::start().await;
+async fn of_two_writers_one_is_fenced(engine: Engine) {
+    let server = RedisServer::start(engine).await;
     let (one, two) = pair(&server.url()).await;
     created(&*one, 7).await;
     let (mut written, head) = write(&*one, LOG, START, 3).await;
@@ -145,9 +151,8 @@ async fn of_two_writers_one_is_fenced() {
     assert_eq!(soon("who reads at the fenced node", reader).await.expect("no panic"), written);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_disowned_is_anybodys() {
-    let server = RedisServer::start().await;
+async fn what_is_disowned_is_anybodys(engine: Engine) {
+    let server = RedisServer::start(engine).await;
     let (one, two) = pair(&server.url()).await;
     created(&*one, 7).await;
     let (_, head) = write(&*one, LOG, START, 2).await;
@@ -159,9 +164,8 @@ async fn what_is_disowned_is_anybodys() {
     two.append(LOG, next_epoch(head, &["on"])).await.expect("accepted");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn claims_clocks_and_messages_are_everybodys() {
-    let server = RedisServer::start().await;
+async fn claims_clocks_and_messages_are_everybodys(engine: Engine) {
+    let server = RedisServer::start(engine).await;
     let (one, two) = pair(&server.url()).await;
     let long = Duration::from_secs(60);
     one.claim("k/1", "one", long).await.expect("reachable");
@@ -175,9 +179,8 @@ async fn claims_clocks_and_messages_are_everybodys() {
 }
 
 /// Through the whole server: started at one node, watched at another while it runs, replayed after its end.
-#[tokio::test]
-async fn any_node_serves_any_stream() {
-    let redis = RedisServer::start().await;
+async fn any_node_serves_any_stream(engine: Engine) {
+    let redis = RedisServer::start(engine).await;
     let config = format!("[store]\nengine = \"redis\"\nurl = \"{}\"\n", redis.url());
     let (one, two) = (Server::new(&config).await, Server::new(&config).await);
     let id = one.start(&serde_json::json!({"model": "demo-fast", "input": "Hi"})).await;
