@@ -72,7 +72,7 @@ async fn a_user_needs_no_more_than_the_example_says(engine: Engine) {
     let log = created(&*one, 7).await;
     let (written, _) = write(&*one, log, START, 3).await;
     assert_eq!(whole(&*two, log).await, Ok(written));
-    one.claim("k", "v", std::time::Duration::from_secs(9)).await.expect("reachable");
+    one.claim("k", "v", Duration::from_secs(9)).await.expect("reachable");
     one.subscribe("t").await.expect("reachable");
     one.orphans().await.expect("reachable");
     one.disown(log).await.expect("reachable");
