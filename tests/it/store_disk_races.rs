@@ -322,24 +322,22 @@ async fn archive(store: &Disk, options: &Options, number: u32) {
 /// The first log of an owner opens its account with what archives hold of it, while that is taken away.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_archived_log_comes_off_its_owner_s_account_once() {
-    const OWNERS: u128 = 400;
+    const OWNERS: u32 = 100;
     let disks = Disks::new();
-    let options = Options { user_bytes: 10_000, ..disks.options() };
+    let options = Options { archive_bytes: 1, user_bytes: 10_000, ..disks.options() };
     let store = open(&options);
     for n in 1..=OWNERS {
-        store.create(LogId(n), meta(&format!("owner/{n}")), Bytes::new()).await.unwrap();
-        store.append(LogId(n), sealing(START, &[&"x".repeat(1_000)])).await.unwrap();
+        let log = LogId(n.into());
+        store.create(log, meta(&format!("owner/{n}")), Bytes::new()).await.unwrap();
+        store.append(log, sealing(START, &[&"x".repeat(1_000)])).await.unwrap();
+        archive(&store, &options, n).await;
     }
-    drop(store);
-    let options = Options { archive_bytes: 1, ..options };
-    let store = open(&options);
-    archive(&store, &options, 1).await;
     drop(store);
 
     let store = open(&options);
     for n in 1..=OWNERS {
-        let (remover, creator, log) = (store.clone(), store.clone(), LogId(OWNERS + n));
-        let removes = tokio::spawn(async move { remover.remove(LogId(n)).await });
+        let (remover, creator, log) = (store.clone(), store.clone(), LogId(u128::from(OWNERS + n)));
+        let removes = tokio::spawn(async move { remover.remove(LogId(n.into())).await });
         let creates = tokio::spawn(async move {
             creator.create(log, meta(&format!("owner/{n}")), Bytes::new()).await?;
             creator.append(log, batch(START, &["within its limit"])).await

@@ -39,6 +39,13 @@ pub struct Finished {
     pub frame: Vec<u8>,
 }
 
+impl Finished {
+    /// What its frame says.
+    pub fn state(&self) -> Option<State> {
+        State::read(Bytes::copy_from_slice(&self.frame[HEAD..]))
+    }
+}
+
 /// Where a log lies in its archive.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry {
