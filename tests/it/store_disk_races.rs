@@ -124,12 +124,9 @@ async fn the_segment_of_a_create_on_its_way_is_not_deleted() {
 #[tokio::test]
 async fn what_says_that_a_log_is_gone_stays_until_the_log_is() {
     let disks = Disks::new();
-    let options = Options { archive_bytes: 1, segment_bytes: 1, ..disks.options() };
-    let store = open(&options);
-    let log = created(&*store, 1).await;
-    store.append(log, sealing(START, &["archived"])).await.unwrap();
-    archive(&store, &options, 1).await;
-    drop(store);
+    let options = Options { segment_bytes: 1, ..disks.options() };
+    archived(&options, 2).await;
+    let log = LogId(1);
 
     let attempts = Arc::new(AtomicUsize::new(0));
     let counted = attempts.clone();
@@ -307,6 +304,19 @@ async fn a_removal_is_not_answered_before_it_is_written() {
     }
 }
 
+/// So many logs in one archive; returns what they weigh.
+async fn archived(options: &Options, logs: u128) -> u64 {
+    let store = open(options);
+    for n in 1..=logs {
+        let log = created(&*store, n).await;
+        store.append(log, sealing(START, &[&"x".repeat(1_000)])).await.unwrap();
+    }
+    drop(store);
+    let store = open(&Options { archive_bytes: 1, ..options.clone() });
+    archive(&store, options, 1).await;
+    store.held()
+}
+
 /// Until there are so many archives.
 async fn archive(store: &Disk, options: &Options, number: u32) {
     let archive = options.path.join(format!("archive/{number:010}"));
@@ -356,17 +366,7 @@ async fn an_archived_log_comes_off_its_owner_s_account_once() {
 async fn what_comes_off_an_archive_is_not_taken_off_again_by_the_next_process() {
     let disks = Disks::new();
     let options = disks.options();
-    let store = open(&options);
-    for n in 1..=4 {
-        let log = created(&*store, n).await;
-        store.append(log, sealing(START, &[&"x".repeat(1_000)])).await.unwrap();
-    }
-    drop(store);
-    let options = Options { archive_bytes: 1, ..options };
-    let store = open(&options);
-    archive(&store, &options, 1).await;
-    let all = store.held();
-    drop(store);
+    let all = archived(&options, 4).await;
     let (erased, third, marked) = (Arc::new(Gate::default()), Arc::new(Gate::default()), AtomicUsize::new(0));
     let at_erased = erased.hook(|operation| operation == Operation::Sync && on_thread("store-keeper")).unwrap();
     // What marks a log in its archive is the only write of one byte.

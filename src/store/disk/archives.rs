@@ -173,7 +173,20 @@ impl Archives {
     /// Overwrites a log that was marked. By one thread at a time.
     pub fn erase(&self, log: LogId) -> io::Result<()> {
         self.each_that_may_hold(log, |archive| archive.erase(log))?;
-        lock(&self.removing).remove(&log);
+        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
+        // One that was taken out does not say so, and is still on the disk.
+        if let Entry::Occupied(removal) = lock(&self.removing).entry(log)
+            && all.contains_key(&removal.get().archive)
+        {
+            removal.remove();
+        }
+        Ok(())
+    }
+
+    /// Deletes an archive that was taken out.
+    pub fn unlink(&self, archive: &Archive) -> io::Result<()> {
+        archive.unlink()?;
+        lock(&self.removing).retain(|_, removal| removal.archive != archive.number);
         Ok(())
     }
 

@@ -147,7 +147,7 @@ fn clear(logs: &Logs, todo: Todo, leftovers: &mut Leftovers) -> Todo {
         for log in dead {
             erase.extend(leftovers.0.remove(&log).map(|(_, places)| (log, places)));
         }
-        if let Err(error) = archive.unlink() {
+        if let Err(error) = logs.archives.unlink(&archive) {
             complain(&error);
             failed.unlink.push(archive);
         }
