@@ -102,7 +102,9 @@ async fn compacting_a_full_disk_leaves_it_as_it_was() {
     for fits in 0..4 {
         let writes = AtomicUsize::new(0);
         let hook: Hook = Arc::new(move |operation| match operation {
-            Operation::Write(_) if writes.fetch_add(1, Relaxed) >= fits => Err(io::ErrorKind::StorageFull.into()),
+            Operation::Write(_) if writes.fetch_add(1, Relaxed) >= fits => {
+                Err(io::ErrorKind::StorageFull.into())
+            }
             _ => Ok(passes(operation)),
         });
         offline(&options.path, Some(hook)).compact().unwrap_err();

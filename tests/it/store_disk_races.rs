@@ -368,11 +368,11 @@ async fn what_comes_off_an_archive_is_not_taken_off_again_by_the_next_process() 
     let options = disks.options();
     let all = archived(&options, 4).await;
     let (erased, third, marked) = (Arc::new(Gate::default()), Arc::new(Gate::default()), AtomicUsize::new(0));
-    let at_erased = erased.hook(|operation| operation == Operation::Sync && on_thread("store-keeper")).unwrap();
+    let at_erased =
+        erased.hook(|operation| operation == Operation::Sync && on_thread("store-keeper")).unwrap();
     // What marks a log in its archive is the only write of one byte.
-    let at_third = third.hook(move |operation| {
-        operation == Operation::Write(1) && marked.fetch_add(1, Relaxed) == 2
-    });
+    let at_third =
+        third.hook(move |operation| operation == Operation::Write(1) && marked.fetch_add(1, Relaxed) == 2);
     let at_third = at_third.unwrap();
     let hook: Hook = Arc::new(move |operation| at_erased(operation).and_then(|_| at_third(operation)));
     let store = open(&Options { hook: Some(hook), ..options.clone() });

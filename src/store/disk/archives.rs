@@ -190,11 +190,7 @@ impl Archives {
         Ok(())
     }
 
-    fn each_that_may_hold(
-        &self,
-        log: LogId,
-        change: impl Fn(&Archive) -> io::Result<()>,
-    ) -> io::Result<()> {
+    fn each_that_may_hold(&self, log: LogId, change: impl Fn(&Archive) -> io::Result<()>) -> io::Result<()> {
         for archive in self.all().into_iter().filter(|archive| archive.may_hold(log)) {
             match change(&archive) {
                 // Unlinked under us.
