@@ -304,6 +304,31 @@ async fn a_removal_is_not_answered_before_it_is_written() {
     }
 }
 
+/// A client that goes while its removal is on its way takes nothing back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removal_that_nobody_waits_for_is_done() {
+    let disks = Disks::new();
+    let options = disks.options();
+    archived(&options, 2).await;
+    let store = open(&options);
+    let before = store.held();
+    let mut removal = store.remove(LogId(1));
+    assert!(removal.poll_unpin(&mut Context::from_waker(Waker::noop())).is_pending());
+    drop(removal);
+    let archive = options.path.join("archive/0000000001");
+    soon("the log to be overwritten", async {
+        while memchr::memmem::find_iter(&std::fs::read(&archive).unwrap(), &[b'x'; 1_000]).count() > 1 {
+            sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    assert!(store.held() < before);
+    drop(store);
+    let store = open(&options);
+    assert_eq!(store.meta(LogId(1)).await, Err(Error::NotFound));
+    assert!(store.meta(LogId(2)).await.is_ok());
+}
+
 /// So many logs in one archive; returns what they weigh.
 async fn archived(options: &Options, logs: u128) -> u64 {
     let store = open(options);

@@ -268,27 +268,31 @@ impl Logs {
             return Ok(());
         }
         let logs = self.clone();
-        if !blocking(move || logs.forget_archived(id)).await? {
-            return Ok(());
+        match blocking(move || logs.forget_archived(id)).await? {
+            Some(written) => written.await,
+            None => Ok(()),
         }
-        self.write(record::remove(id), true, move |logs, _, written| {
-            logs.chores.remove(id);
-            written.map(drop)
-        })
-        .await
     }
 
-    /// True if the log was there, or is not gone from the disk yet: then the journal is to say so.
-    fn forget_archived(&self, id: LogId) -> Result<bool, Error> {
-        let _books = lock(&self.books);
-        let needs = self.journal.segment();
-        match self.archives.find(id)? {
-            Some((archive, entry)) => {
-                self.hide(&archive, &entry, needs);
-                Ok(true)
+    /// Forgets a log that is in an archive, or hidden and not gone from the disk yet, and has the journal say so, whether or
+    /// not anybody waits for that. None if there is none.
+    fn forget_archived(
+        self: &Arc<Self>,
+        id: LogId,
+    ) -> Result<Option<BoxFuture<'static, Result<(), Error>>>, Error> {
+        {
+            let _books = lock(&self.books);
+            let needs = self.journal.segment();
+            match self.archives.find(id)? {
+                Some((archive, entry)) => self.hide(&archive, &entry, needs),
+                None if self.archives.hidden(id, needs) => {}
+                None => return Ok(None),
             }
-            None => Ok(self.archives.hidden(id, needs)),
         }
+        Ok(Some(self.write(record::remove(id), true, move |logs, _, written| {
+            logs.chores.remove(id);
+            written.map(drop)
+        })))
     }
 
     /// Takes an archived log out of sight; the keeper is still to be told. With `books` held.
