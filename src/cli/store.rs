@@ -70,7 +70,7 @@ fn check(store: &Offline) -> Result<ExitCode> {
         };
         writeln!(out, "{log}  {state_of:8}  {} records  {place}", state.drafts.len())
     })?;
-    let Flaws { journal, archives, torn } = store.flaws();
+    let Flaws { journal, archives, torn } = store.flaws()?;
     writeln!(out, "{logs} logs, {damaged} damaged")?;
     writeln!(out, "{journal} flaws in the journal, {archives} archives with a damaged index")?;
     if torn > 0 {

@@ -23,10 +23,15 @@ pub fn owner_hash(owner: &str) -> u64 {
 }
 
 impl Ledger {
-    /// The account of an owner. One that is not in use begins with what `kept` says.
+    /// The account of an owner. One that is not in use begins with what `kept` says, which must stay true until this
+    /// returns.
     pub fn account(&self, owner: &str, kept: impl FnOnce() -> u64) -> Account {
-        let hash = owner_hash(owner);
-        lock(&self.owners).entry(hash).or_insert_with(|| Arc::new(kept().into())).clone()
+        if let Some(account) = self.in_use(owner) {
+            return account;
+        }
+        // It may read from a disk: whoever looks up another account does not wait for that.
+        let kept = kept();
+        lock(&self.owners).entry(owner_hash(owner)).or_insert_with(|| Arc::new(kept.into())).clone()
     }
 
     /// The account of an owner that has logs here.

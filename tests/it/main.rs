@@ -52,6 +52,7 @@ mod store_coordination;
 mod store_disk;
 mod store_disk_faults;
 mod store_disk_kill;
+mod store_disk_offline;
 mod store_disk_races;
 mod store_memory;
 mod store_redis;

@@ -65,7 +65,7 @@ impl Faults {
                 self.room.fetch_add(1 << 20, Relaxed);
                 Ok(0)
             }
-            Operation::Truncate(_) => Ok(0),
+            Operation::Truncate(_) | Operation::Remove => Ok(0),
         }
     }
 }

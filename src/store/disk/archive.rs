@@ -39,6 +39,13 @@ pub struct Finished {
     pub frame: Vec<u8>,
 }
 
+impl Finished {
+    /// What its frame says.
+    pub fn state(&self) -> Option<State> {
+        State::read(Bytes::copy_from_slice(&self.frame[HEAD..]))
+    }
+}
+
 /// Where a log lies in its archive.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry {
@@ -221,26 +228,7 @@ impl Archive {
 
     /// Writes an archive anew whose footer is damaged, from its frames. Returns how many of them were damaged, too.
     pub fn rebuild(directory: &Arc<Directory>, number: u32) -> io::Result<(Archive, usize)> {
-        let bytes = directory.read(&name(number))?;
-        let (mut logs, mut damaged) = (BTreeMap::new(), 0);
-        for found in Frames::new(&bytes) {
-            match found {
-                Found::Frame { at, head, body } if head.kind == Kind::State => {
-                    let Some(state) = State::read(Bytes::copy_from_slice(body)) else {
-                        damaged += 1;
-                        continue;
-                    };
-                    let (owner, sealed_ms) =
-                        (owner_hash(&state.created.meta.owner), state.sealed_ms.unwrap_or(0));
-                    let frame = bytes[at..at + HEAD + body.len()].to_vec();
-                    let weight = weight(state);
-                    logs.insert(head.log, Finished { log: head.log, owner, weight, sealed_ms, frame });
-                }
-                Found::Damaged { .. } => damaged += 1,
-                // The index and the footer are no frames.
-                Found::Frame { .. } | Found::Torn { .. } => {}
-            }
-        }
+        let (logs, damaged) = salvage(directory, number)?;
         Ok((write(directory, number, logs.into_values())?, damaged))
     }
 
@@ -338,24 +326,26 @@ impl Archive {
         Ok(None)
     }
 
-    /// Marks a log as removed and overwrites it. In this order: cut short anywhere, it is gone, and doing it again ends it.
-    /// By one thread at a time; `weight` is told of it before.
-    pub fn remove(&self, log: LogId) -> io::Result<()> {
-        let (at, entry) = match self.find(log)? {
-            Lookup::Entry(at, entry) => (at, entry),
-            Lookup::Removed(entry) => return self.erase(&self.file()?, &entry),
-            Lookup::Absent | Lookup::Damaged => return Ok(()),
-        };
+    /// Marks a log as removed and takes its weight off. In this order: cut short, it is gone, and at worst the rest seems
+    /// to weigh more than it does. By one thread at a time.
+    pub fn mark(&self, log: LogId) -> io::Result<()> {
+        let Lookup::Entry(at, entry) = self.find(log)? else { return Ok(()) };
         let file = self.file()?;
         file.write_at(&[1], self.entries_at() + at * ENTRY as u64 + REMOVED_AT as u64)?;
-        file.write_at(&self.weight.load(Relaxed).to_le_bytes(), self.footer_at())?;
+        let mut weight = [0; 8];
+        file.read_at(&mut weight, self.footer_at())?;
+        let left = u64::from_le_bytes(weight).saturating_sub(entry.weight);
+        file.write_at(&left.to_le_bytes(), self.footer_at())?;
         if let Some((at, weight)) = self.owner(&file, entry.owner)? {
             file.write_at(&weight.saturating_sub(entry.weight).to_le_bytes(), at)?;
         }
-        self.erase(&file, &entry)
+        Ok(())
     }
 
-    fn erase(&self, file: &File, entry: &Entry) -> io::Result<()> {
+    /// Overwrites a log that is marked. Doing it again ends what was cut short.
+    pub fn erase(&self, log: LogId) -> io::Result<()> {
+        let Lookup::Removed(entry) = self.find(log)? else { return Ok(()) };
+        let file = self.file()?;
         file.write_at(&frame::erased(entry.length as usize - HEAD), entry.offset)?;
         file.sync()
     }
@@ -363,6 +353,31 @@ impl Archive {
     pub fn unlink(&self) -> io::Result<()> {
         self.directory.remove(&name(self.number))
     }
+}
+
+/// Every log whose frame is whole, whatever the index says, and how many frames are not.
+pub fn salvage(directory: &Directory, number: u32) -> io::Result<(BTreeMap<LogId, Finished>, usize)> {
+    let bytes = directory.read(&name(number))?;
+    let (mut logs, mut damaged) = (BTreeMap::new(), 0);
+    for found in Frames::new(&bytes) {
+        match found {
+            Found::Frame { at, head, body } if head.kind == Kind::State => {
+                let Some(state) = State::read(Bytes::copy_from_slice(body)) else {
+                    damaged += 1;
+                    continue;
+                };
+                let (owner, sealed_ms) =
+                    (owner_hash(&state.created.meta.owner), state.sealed_ms.unwrap_or(0));
+                let frame = bytes[at..at + HEAD + body.len()].to_vec();
+                let weight = weight(state);
+                logs.insert(head.log, Finished { log: head.log, owner, weight, sealed_ms, frame });
+            }
+            Found::Damaged { .. } => damaged += 1,
+            // The index and the footer are no frames.
+            Found::Frame { .. } | Found::Torn { .. } => {}
+        }
+    }
+    Ok((logs, damaged))
 }
 
 /// What a log weighs, without what an engine adds.

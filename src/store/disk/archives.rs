@@ -1,5 +1,6 @@
 //! All archives: which one holds a log, what they weigh, which one goes.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, ErrorKind};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -17,9 +18,18 @@ pub struct Archives {
     /// By number, so the oldest first.
     all: RwLock<BTreeMap<u32, Arc<Archive>>>,
     /// Forgotten already, but still to be marked and overwritten on the disk.
-    removing: Mutex<HashMap<LogId, archive::Entry>>,
+    removing: Mutex<HashMap<LogId, Removal>>,
     /// The number of the next; none is given twice.
     next: AtomicU32,
+}
+
+struct Removal {
+    archive: u32,
+    entry: archive::Entry,
+    /// The first segment of the journal that can say so.
+    needs: u32,
+    /// The archive says so, and what it says of weights is without this log.
+    marked: bool,
 }
 
 impl Archives {
@@ -53,7 +63,7 @@ impl Archives {
     /// Whether it is worth asking the disk.
     pub fn may_hold(&self, log: LogId) -> bool {
         let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
-        all.values().any(|archive| archive.may_hold(log)) && !lock(&self.removing).contains_key(&log)
+        all.values().any(|archive| archive.may_hold(log))
     }
 
     /// The archive that holds a log, and where. The youngest first: it is asked for most.
@@ -85,24 +95,32 @@ impl Archives {
         }
     }
 
-    /// Makes one of these logs, of which one was last read at `read_at`.
-    pub fn add(&self, logs: impl Iterator<Item = Finished>, read_at: u64) -> io::Result<Arc<Archive>> {
+    /// Makes one of these logs, of which one was last read at `read_at`. Nobody finds it before [`Archives::insert`].
+    pub fn write(&self, logs: impl Iterator<Item = Finished>, read_at: u64) -> io::Result<Arc<Archive>> {
         let number = self.next.fetch_add(1, Relaxed);
-        let archive = Arc::new(archive::write(&self.directory, number, logs)?);
+        let archive = archive::write(&self.directory, number, logs)?;
         archive.read_at.store(read_at, Relaxed);
-        let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
-        all.insert(archive.number, archive.clone());
-        Ok(archive)
+        Ok(Arc::new(archive))
+    }
+
+    pub fn insert(&self, archive: Arc<Archive>) {
+        self.all.write().unwrap_or_else(PoisonError::into_inner).insert(archive.number, archive);
     }
 
     /// What an owner's logs weigh in all archives together.
     pub fn owned(&self, owner: &str) -> u64 {
-        let (hash, all) = (owner_hash(owner), self.all());
-        let written: u64 = all.iter().filter_map(|archive| archive.owned(hash).ok()).sum();
-        let removing = lock(&self.removing);
-        let hidden: u64 =
-            removing.values().filter(|entry| entry.owner == hash).map(|entry| entry.weight).sum();
-        written.saturating_sub(hidden)
+        let hash = owner_hash(owner);
+        let mut hidden = HashMap::<u32, u64>::new();
+        for removal in lock(&self.removing).values() {
+            if removal.entry.owner == hash && !removal.marked {
+                *hidden.entry(removal.archive).or_default() += removal.entry.weight;
+            }
+        }
+        let left = |archive: Arc<Archive>| {
+            let hidden = hidden.get(&archive.number).copied().unwrap_or(0);
+            archive.owned(hash).unwrap_or(0).saturating_sub(hidden)
+        };
+        self.all().into_iter().map(left).sum()
     }
 
     /// What is kept of an archive, by the hash of its owner.
@@ -117,24 +135,69 @@ impl Archives {
         owners
     }
 
-    /// Nobody finds it from now on; false if so already. To be followed by [`Archives::remove`].
-    pub fn hide(&self, archive: &Archive, entry: &archive::Entry) -> bool {
-        let hidden = lock(&self.removing).insert(entry.log, *entry).is_none();
-        if hidden {
-            archive.weight.fetch_sub(entry.weight, Relaxed);
+    /// Nobody finds it from now on; false if so already, or if its archive was taken out. To be followed by
+    /// [`Archives::mark`] and [`Archives::erase`]; what the journal says of it from segment `needs` on must stay until then.
+    pub fn hide(&self, archive: &Archive, entry: &archive::Entry, needs: u32) -> bool {
+        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
+        let mut removing = lock(&self.removing);
+        if !all.contains_key(&archive.number) {
+            return false;
         }
-        hidden
+        let Entry::Vacant(place) = removing.entry(entry.log) else { return false };
+        place.insert(Removal { archive: archive.number, entry: *entry, needs, marked: false });
+        archive.weight.fetch_sub(entry.weight, Relaxed);
+        true
     }
 
-    /// Marks and overwrites a log that was hidden. By one thread at a time.
-    pub fn remove(&self, log: LogId) -> io::Result<()> {
+    /// Whether a log is hidden; if so, it needs the journal from this segment on, too.
+    pub fn hidden(&self, log: LogId, needs: u32) -> bool {
+        let mut removing = lock(&self.removing);
+        let removal = removing.get_mut(&log).map(|removal| removal.needs = removal.needs.min(needs));
+        removal.is_some()
+    }
+
+    /// The first segment of the journal that is needed to tell that logs are gone.
+    pub fn needs(&self) -> u32 {
+        lock(&self.removing).values().map(|removal| removal.needs).min().unwrap_or(u32::MAX)
+    }
+
+    /// Marks a log that was hidden. By one thread at a time.
+    pub fn mark(&self, log: LogId) -> io::Result<()> {
+        self.each_that_may_hold(log, |archive| archive.mark(log))?;
+        if let Some(removal) = lock(&self.removing).get_mut(&log) {
+            removal.marked = true;
+        }
+        Ok(())
+    }
+
+    /// Overwrites a log that was marked. By one thread at a time.
+    pub fn erase(&self, log: LogId) -> io::Result<()> {
+        self.each_that_may_hold(log, |archive| archive.erase(log))?;
+        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
+        // One that was taken out does not say so, and is still on the disk.
+        if let Entry::Occupied(removal) = lock(&self.removing).entry(log)
+            && all.contains_key(&removal.get().archive)
+        {
+            removal.remove();
+        }
+        Ok(())
+    }
+
+    /// Deletes an archive that was taken out.
+    pub fn unlink(&self, archive: &Archive) -> io::Result<()> {
+        archive.unlink()?;
+        lock(&self.removing).retain(|_, removal| removal.archive != archive.number);
+        Ok(())
+    }
+
+    fn each_that_may_hold(&self, log: LogId, change: impl Fn(&Archive) -> io::Result<()>) -> io::Result<()> {
         for archive in self.all().into_iter().filter(|archive| archive.may_hold(log)) {
-            match archive.remove(log) {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                _ => {}
+            match change(&archive) {
+                // Unlinked under us.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                changed => changed?,
             }
         }
-        lock(&self.removing).remove(&log);
         Ok(())
     }
 

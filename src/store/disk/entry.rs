@@ -33,6 +33,8 @@ pub struct Kept {
     pub damaged: bool,
     /// Forgotten or evicted: whoever still holds the entry must not append, wait or count any more.
     pub gone: bool,
+    /// Once it is gone: whether the journal says so.
+    pub buried: Option<Result<(), Error>>,
     /// A write is on its way; the next one waits for it.
     pub busy: bool,
     /// Its frames in the segments that are there, in order.
@@ -88,6 +90,20 @@ impl Entry {
     pub fn state(&self, kept: &Kept) -> Vec<u8> {
         let created = Created { meta: self.meta.clone(), plan: kept.plan.clone() };
         State::of(created, &kept.log, kept.sealed_ms, kept.damaged).frame(self.id)
+    }
+
+    /// Waits until the journal says that it is gone, or cannot.
+    pub async fn buried(&self) -> Result<(), Error> {
+        let changed = self.changed.notified();
+        tokio::pin!(changed);
+        loop {
+            changed.as_mut().enable();
+            if let Some(buried) = self.kept().buried.clone() {
+                return buried;
+            }
+            changed.as_mut().await;
+            changed.set(self.changed.notified());
+        }
     }
 
     /// Takes its bytes off the ledger, once, and tells those who wait. True if it was there.

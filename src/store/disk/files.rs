@@ -17,6 +17,8 @@ pub enum Operation {
     Sync,
     /// To so many bytes.
     Truncate(u64),
+    /// Of a file.
+    Remove,
 }
 
 /// Decides what the disk does: how many bytes of a write pass, or the error.
@@ -91,6 +93,7 @@ impl Directory {
 
     /// No error if it is gone already.
     pub fn remove(&self, name: &str) -> io::Result<()> {
+        ask(self.hook.as_ref(), Operation::Remove, 0)?;
         match fs::remove_file(self.path.join(name)) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
             _ => Ok(()),

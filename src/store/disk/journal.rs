@@ -1,15 +1,16 @@
 //! The journal: append-only segment files of what runs, written by one writer at a time.
 //!
-//! A frame is written inline by whoever brings it, when nobody else is writing: handing it to another thread costs more
-//! than the write. Frames that come meanwhile, and all of them with `Sync::Always`, are gathered and written by a thread,
-//! many in one write and one sync. What a frame means is not known here.
+//! A frame is written inline by whoever brings it, when nobody else is writing and nothing waits: handing it to another
+//! thread costs more than the write. Frames that come meanwhile, and all of them with `Sync::Always`, are gathered and
+//! written by a thread, many in one write and one sync. Frames lie in the journal in the order in which they were
+//! submitted. What a frame means is not known here.
 //!
 //! A write that fails is cut off again. After a failed sync nothing is written any more: what the kernel did with the
 //! pages is unknown, and a second sync would say that all is well.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, TryLockError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -132,30 +133,34 @@ impl Journal {
         })
     }
 
-    /// Writes it, now or soon.
+    /// Writes it, now or soon, after all that was submitted before.
     pub fn submit(&self, item: Item) {
-        if self.sync != Sync::Always {
-            let writer = match self.writer.try_lock() {
-                Ok(writer) => Some(writer),
-                Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-                Err(TryLockError::WouldBlock) => None,
-            };
-            if let Some(mut writer) = writer {
-                let written = writer.write(&item.frames, item.ending);
-                drop(writer);
-                return (item.then)(written);
-            }
-        }
         let mut queue = lock(&self.queue);
-        if queue.stopping {
+        // What was taken from the queue is written before the writer is free again: then nothing is passed by.
+        if self.sync != Sync::Always
+            && queue.items.is_empty()
+            && let Some(mut writer) = self.free_writer()
+        {
             drop(queue);
-            return self.write_all(vec![item]);
+            let written = writer.write(&item.frames, item.ending);
+            drop(writer);
+            return (item.then)(written);
         }
         queue.items.push(item);
-        self.bell.notify_one();
+        let stopping = queue.stopping;
+        drop(queue);
+        if stopping { self.write_queued() } else { self.bell.notify_one() }
     }
 
-    /// Writes it before anything that is submitted from now on, and does not sync it. May block.
+    fn free_writer(&self) -> Option<MutexGuard<'_, Writer>> {
+        match self.writer.try_lock() {
+            Ok(writer) => Some(writer),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// Writes it before anything that waits or is submitted from now on, and does not sync it. May block.
     pub fn write_now(&self, frames: &[u8]) -> Result<Place, Error> {
         lock(&self.writer).write(frames, false)
     }
@@ -165,17 +170,17 @@ impl Journal {
         let every = if let Sync::Interval(every) = self.sync { every } else { Duration::MAX };
         let mut synced = Instant::now();
         loop {
-            let (items, stopping) = {
+            let over = {
                 let idle = |queue: &mut Queue| queue.items.is_empty() && !queue.stopping;
                 let left = every.saturating_sub(synced.elapsed());
                 let waited = self.bell.wait_timeout_while(lock(&self.queue), left, idle);
-                let mut queue = waited.unwrap_or_else(PoisonError::into_inner).0;
-                (std::mem::take(&mut queue.items), queue.stopping)
+                let queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+                queue.stopping && queue.items.is_empty()
             };
-            if stopping && items.is_empty() {
+            if over {
                 return;
             }
-            self.write_all(items);
+            self.write_queued();
             if synced.elapsed() >= every {
                 let _told_by_health = self.sync();
                 synced = Instant::now();
@@ -189,12 +194,17 @@ impl Journal {
         self.bell.notify_all();
     }
 
-    fn write_all(&self, items: Vec<Item>) {
-        if items.is_empty() {
-            return;
-        }
-        let mut written = lock(&self.writer).write_many(&items);
+    /// Writes what waits.
+    fn write_queued(&self) {
+        let (items, mut written) = {
+            // In this order: whoever finds the queue empty from here on also finds the writer taken.
+            let mut writer = lock(&self.writer);
+            let items = std::mem::take(&mut lock(&self.queue).items);
+            let written = writer.write_many(&items);
+            (items, written)
+        };
         if self.sync == Sync::Always
+            && !items.is_empty()
             && let Err(error) = self.sync()
         {
             written = items.iter().map(|_| Err(error.clone())).collect();
@@ -231,10 +241,9 @@ impl Journal {
         lock(&self.writer).admits(false)
     }
 
-    /// Whether writes are taken, and if so the first segment that one from now on can lie in.
-    pub fn admit(&self) -> Result<u32, Error> {
-        let writer = lock(&self.writer);
-        writer.admits(false).map(|()| writer.last().0)
+    /// The first segment that a write from now on can lie in.
+    pub fn segment(&self) -> u32 {
+        lock(&self.writer).last().0
     }
 
     /// After a failed write: looks whether the disk takes as much as the reserve again. Nothing is written meanwhile: an

@@ -6,7 +6,7 @@ use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use super::archive::{Archive, Finished};
+use super::archive::{Archive, Finished, Lookup};
 use super::entry::Entry;
 use super::journal::Place;
 use super::logs::Logs;
@@ -97,8 +97,6 @@ impl Leftovers {
 pub fn run(logs: &Arc<Logs>, mut leftovers: Leftovers) {
     let mut failed = Todo::default();
     loop {
-        // Before what there is to do: what a removal in an older segment asks for is part of it.
-        let segments = logs.journal.segments();
         let mut todo = logs.chores.wait();
         let (tidy, stopping) = (todo.tidy, todo.stopping);
         // Not at once: a disk that refused it will do so again.
@@ -116,10 +114,7 @@ pub fn run(logs: &Arc<Logs>, mut leftovers: Leftovers) {
             if let Err(error) = archive_finished(logs, &mut leftovers) {
                 tracing::warn!(%error, "finished logs cannot be archived; they stay in the journal for now");
             }
-            // What is still there of a removed log must not come back: its removal is told in a later segment.
-            if failed.erase.is_empty() && failed.remove.is_empty() {
-                collect(logs, segments, &mut leftovers);
-            }
+            collect(logs, &mut leftovers);
             if logs.journal.finished_unsynced() > 0 {
                 let _told_by_health = logs.journal.sync();
             }
@@ -133,7 +128,11 @@ fn clear(logs: &Logs, todo: Todo, leftovers: &mut Leftovers) -> Todo {
     let mut erase = todo.erase;
     for log in todo.remove {
         erase.extend(leftovers.0.remove(&log).map(|(_, places)| (log, places)));
-        if let Err(error) = logs.archives.remove(log) {
+        let marked = {
+            let _books = lock(&logs.books);
+            logs.archives.mark(log)
+        };
+        if let Err(error) = marked.and_then(|()| logs.archives.erase(log)) {
             complain(&error);
             failed.remove.push(log);
         }
@@ -148,7 +147,7 @@ fn clear(logs: &Logs, todo: Todo, leftovers: &mut Leftovers) -> Todo {
         for log in dead {
             erase.extend(leftovers.0.remove(&log).map(|(_, places)| (log, places)));
         }
-        if let Err(error) = archive.unlink() {
+        if let Err(error) = logs.archives.unlink(&archive) {
             complain(&error);
             failed.unlink.push(archive);
         }
@@ -174,33 +173,52 @@ fn archive_finished(logs: &Logs, leftovers: &mut Leftovers) -> io::Result<()> {
     // Settled: the place of its ending must be known, to be overwritten one day.
     let settled = |entry: &&Arc<Entry>| {
         let kept = entry.kept();
-        kept.sealed_ms.is_some() && !kept.busy
+        kept.sealed_ms.is_some() && !kept.busy && !kept.gone
     };
     let mut finished: Vec<Arc<Entry>> = lock(&logs.live).values().filter(settled).cloned().collect();
     if finished.is_empty() {
         return Ok(());
     }
     finished.sort_unstable_by_key(|entry| entry.id);
-    let made = finished.iter().filter_map(|entry| {
+    let made = finished.iter().map(|entry| {
         let kept = entry.kept();
-        (!kept.gone).then(|| Finished {
+        Finished {
             log: entry.id,
             owner: owner_hash(&entry.meta.owner),
             weight: entry.weight(&kept),
             sealed_ms: kept.sealed_ms.unwrap_or(0),
             frame: entry.state(&kept),
-        })
+        }
     });
     let read_at = finished.iter().map(|entry| entry.read_at.load(Relaxed)).max();
-    let archive = logs.archives.add(made, read_at.unwrap_or(0))?;
+    let archive = logs.archives.write(made, read_at.unwrap_or(0))?;
+    let told = shelve(logs, finished, &archive, leftovers);
+    // Without it, the next start asks the archive.
+    let _not_needed = logs.journal.write_now(&told);
+    Ok(())
+}
+
+/// Has an archive in place of what it was made of. Returns frames that say so.
+fn shelve(
+    logs: &Logs,
+    finished: Vec<Arc<Entry>>,
+    archive: &Arc<Archive>,
+    leftovers: &mut Leftovers,
+) -> Vec<u8> {
+    let _books = lock(&logs.books);
+    logs.archives.insert(archive.clone());
     let mut told = Vec::new();
     for entry in finished {
+        // First into the cache, then out of the map: a reader always finds it in one of them. And before it is its
+        // archive's: whoever removes it from there looks into the cache, too.
+        logs.hot.insert(entry.id, entry.clone());
         let mut kept = entry.kept();
         if kept.gone {
             // Removed while its archive was written.
             drop(kept);
-            if let Ok(Some((archive, found))) = logs.archives.find(entry.id)
-                && logs.archives.hide(&archive, &found)
+            logs.hot.invalidate(&entry.id);
+            if let Ok(Lookup::Entry(_, found)) = archive.find(entry.id)
+                && logs.archives.hide(archive, &found, 0)
             {
                 logs.chores.remove(entry.id);
             }
@@ -211,21 +229,21 @@ fn archive_finished(logs: &Logs, leftovers: &mut Leftovers) -> io::Result<()> {
         logs.finished.fetch_sub(entry.weight(&kept), Relaxed);
         drop(kept);
         told.extend(record::archived(entry.id));
-        // First into the cache, then out of the map: a reader always finds it in one of them.
-        logs.hot.insert(entry.id, entry.clone());
         lock(&logs.live).remove(&entry.id);
     }
-    // Without it, the next start asks the archive.
-    let _not_needed = logs.journal.write_now(&told);
-    Ok(())
+    told
 }
 
 /// Deletes the oldest segments, what is still needed of them written anew: as far as nothing is, or as the journal is more
 /// than twice what it has to say. What is written anew goes into later segments, so that this comes to an end.
-/// `segments` were listed before: what is not among the logs yet is written to the last of them or later.
-fn collect(logs: &Logs, mut segments: Vec<(u32, u64)>, leftovers: &mut Leftovers) {
+fn collect(logs: &Arc<Logs>, leftovers: &mut Leftovers) {
+    // Listed before the logs and removals are: what is not among those yet is written to the last of these or later.
+    let mut segments = logs.journal.segments();
     let mut left: u64 = segments.iter().map(|(_, bytes)| bytes).sum();
     segments.pop();
+    // What is still there of a removed log must not come back.
+    let told = logs.archives.needs();
+    segments.retain(|(number, _)| *number < told);
     if segments.is_empty() {
         return;
     }
@@ -270,7 +288,7 @@ fn collect(logs: &Logs, mut segments: Vec<(u32, u64)>, leftovers: &mut Leftovers
 }
 
 /// Writes a log whole. False if that has to wait.
-fn restate(logs: &Logs, entry: &Arc<Entry>) -> bool {
+fn restate(logs: &Arc<Logs>, entry: &Arc<Entry>) -> bool {
     let frames = {
         let mut kept = entry.kept();
         if kept.gone || kept.busy {
@@ -309,11 +327,11 @@ pub fn until(now_ms: u64, left: std::time::Duration) -> u64 {
 
 impl Logs {
     /// Drops what is over its time, and what is beyond the bytes that finished logs may take.
-    fn expire(&self) {
+    fn expire(self: &Arc<Self>) {
         let over = |entry: &&Arc<Entry>| self.expired(entry.kept().sealed_ms);
         let old: Vec<Arc<Entry>> = lock(&self.live).values().filter(over).cloned().collect();
         for entry in old {
-            self.forget(&entry, Box::new(|_| {}));
+            self.forget(&entry);
         }
         for archive in self.archives.all() {
             let empty = archive.weight.load(Relaxed) == 0;
@@ -330,7 +348,7 @@ impl Logs {
 
     /// Drops finished logs, of one owner or of all, the least recently read first, until `over` is content; false if it
     /// never is. Of archives, the whole file goes, or all that the owner has in it.
-    pub fn drop_finished(&self, owner: Option<&Entry>, over: &dyn Fn() -> bool) -> bool {
+    pub fn drop_finished(self: &Arc<Self>, owner: Option<&Entry>, over: &dyn Fn() -> bool) -> bool {
         enum Part {
             Log(Arc<Entry>),
             Archive(Arc<Archive>),
@@ -349,7 +367,7 @@ impl Logs {
         found.sort_by_key(|(read_at, _)| *read_at);
         for (_, part) in found {
             match (part, owner) {
-                (Part::Log(entry), _) => drop(self.forget(&entry, Box::new(|_| {}))),
+                (Part::Log(entry), _) => drop(self.forget(&entry)),
                 (Part::Archive(archive), None) => self.drop_archive(archive.number),
                 (Part::Archive(archive), Some(owner)) => self.drop_owned(&archive, &owner.meta.owner),
             }
@@ -361,6 +379,7 @@ impl Logs {
     }
 
     fn drop_archive(&self, number: u32) {
+        let _books = lock(&self.books);
         let Some(archive) = self.archives.take(number) else { return };
         if self.options.user_bytes > 0 {
             for (owner, owned) in self.archives.owners(&archive) {
@@ -377,13 +396,16 @@ impl Logs {
     }
 
     fn drop_owned(&self, archive: &Archive, owner: &str) {
+        let _books = lock(&self.books);
         let hash = owner_hash(owner);
         if archive.owned(hash).unwrap_or(0) == 0 {
             return;
         }
         for entry in archive.index().unwrap_or_default().into_iter().flatten() {
             if entry.owner == hash && !entry.removed {
-                self.hide(archive, &entry);
+                // No frame says so: after a crash they are there again, and the first to go.
+                self.hide(archive, &entry, u32::MAX);
+                self.chores.remove(entry.log);
             }
         }
     }

@@ -36,6 +36,9 @@ pub struct Logs {
     pub coordination: Coordination,
     /// Held while a claim changes and its frame is handed over, so that both have one order.
     pub claiming: Mutex<()>,
+    /// Held while what archives weigh changes, or is asked for an account that opens: each weight counts once. What holds
+    /// it reads from the disk, so not on the runtime.
+    pub books: Mutex<()>,
     /// Running logs whose writer died with the last process, or gave them up.
     pub orphans: Mutex<HashSet<LogId>>,
     /// Counts reads, to tell which log was read longest ago.
@@ -54,28 +57,31 @@ impl Logs {
 
     /// A log that is kept: from memory, or read back from an archive.
     pub async fn entry(self: &Arc<Self>, log: LogId) -> Result<Arc<Entry>, Error> {
-        let found = match self.near(log) {
-            Some(entry) => Some(entry),
-            None if !self.archives.may_hold(log) => None,
+        let entry = match self.near(log) {
+            Some(entry) => entry,
+            None if !self.archives.may_hold(log) => return Err(Error::NotFound),
             None => {
                 let logs = self.clone();
                 blocking(move || logs.fetch(log)).await?
             }
         };
-        found.filter(|entry| !self.expired(entry.kept().sealed_ms)).ok_or(Error::NotFound)
+        if self.expired(entry.kept().sealed_ms) { Err(Error::NotFound) } else { Ok(entry) }
     }
 
-    fn fetch(&self, log: LogId) -> Result<Option<Arc<Entry>>, Error> {
-        let Some((state, archive)) = self.archives.read(log)? else { return Ok(None) };
-        // Counted in its archive: this account is not charged.
-        let entry = Arc::new(Entry::archived(log, state, Arc::default(), archive));
-        self.hot.insert(log, entry.clone());
+    fn fetch(&self, log: LogId) -> Result<Arc<Entry>, Error> {
+        // Once, however many ask for it at a time.
+        let read = || match self.archives.read(log)? {
+            // Counted in its archive: this account is not charged.
+            Some((state, archive)) => Ok(Arc::new(Entry::archived(log, state, Arc::default(), archive))),
+            None => Err(Error::NotFound),
+        };
+        let entry = self.hot.try_get_with(log, read).map_err(|error: Arc<Error>| Error::clone(&error))?;
         // Removed or dropped in between.
         if self.archives.find(log)?.is_none() {
             self.hot.invalidate(&log);
-            return Ok(None);
+            return Err(Error::NotFound);
         }
-        Ok(Some(entry))
+        Ok(entry)
     }
 
     pub fn expired(&self, sealed_ms: Option<u64>) -> bool {
@@ -91,6 +97,7 @@ impl Logs {
 
     /// The account of an owner, with what archives hold of it. Reads them, so not on the runtime.
     pub fn account(&self, owner: &str) -> Account {
+        let _books = lock(&self.books);
         self.ledger.account(owner, || match self.options.user_bytes {
             0 => 0,
             _ => self.archives.owned(owner),
@@ -98,7 +105,8 @@ impl Logs {
     }
 
     pub async fn create(self: &Arc<Self>, id: LogId, meta: Meta, plan: Bytes) -> Result<(), Error> {
-        let needs = self.journal.admit()?;
+        self.journal.health()?;
+        let needs = self.journal.segment();
         if self.near(id).is_some() {
             return Err(Error::Exists);
         }
@@ -229,7 +237,7 @@ impl Logs {
     }
 
     /// A frame of this log was written, or not: the next write may come.
-    pub fn settled(&self, entry: &Arc<Entry>, length: u64, place: Option<Place>) {
+    pub fn settled(self: &Arc<Self>, entry: &Arc<Entry>, length: u64, place: Option<Place>) {
         let gone = {
             let mut kept = entry.kept();
             kept.busy = false;
@@ -242,80 +250,100 @@ impl Logs {
         entry.changed.notify_waiters();
         // It was removed while the write was on its way.
         if gone {
-            lock(&self.live).remove(&entry.id);
-            self.bury(entry, Box::new(|_| {}));
+            self.bury(entry);
         }
     }
 
-    /// Forgets a log, finished or not.
+    /// Forgets a log, finished or not, and returns once the journal says so.
     pub async fn remove(self: &Arc<Self>, id: LogId) -> Result<(), Error> {
         let live = lock(&self.live).get(&id).cloned();
         self.hot.invalidate(&id);
         lock(&self.orphans).remove(&id);
-        if let Some(entry) = live {
-            let (sender, buried) = oneshot::channel();
-            if self.forget(&entry, Box::new(move |buried| drop(sender.send(buried)))) {
-                return buried.await.unwrap_or_else(|_| Err(stopped()));
-            }
+        if let Some(entry) = live
+            && self.forget(&entry)
+        {
+            return entry.buried().await;
         }
         if !self.archives.may_hold(id) {
             return Ok(());
         }
         let logs = self.clone();
-        let found = blocking(move || logs.archives.find(id)).await?;
-        let Some((archive, entry)) = found else { return Ok(()) };
-        self.write(record::remove(id), true, move |logs, _, written| {
-            written?;
-            logs.hide(&archive, &entry);
-            Ok(())
-        })
-        .await
+        match blocking(move || logs.forget_archived(id)).await? {
+            Some(written) => written.await,
+            None => Ok(()),
+        }
     }
 
-    /// Forgets an archived log; it is overwritten soon.
-    pub fn hide(&self, archive: &Archive, entry: &archive::Entry) {
-        if self.archives.hide(archive, entry) {
+    /// Forgets a log that is in an archive, or hidden and not gone from the disk yet, and has the journal say so, whether or
+    /// not anybody waits for that. None if there is none.
+    fn forget_archived(
+        self: &Arc<Self>,
+        id: LogId,
+    ) -> Result<Option<BoxFuture<'static, Result<(), Error>>>, Error> {
+        {
+            let _books = lock(&self.books);
+            let needs = self.journal.segment();
+            match self.archives.find(id)? {
+                Some((archive, entry)) => self.hide(&archive, &entry, needs),
+                None if self.archives.hidden(id, needs) => {}
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(self.write(record::remove(id), true, move |logs, _, written| {
+            logs.chores.remove(id);
+            written.map(drop)
+        })))
+    }
+
+    /// Takes an archived log out of sight; the keeper is still to be told. With `books` held.
+    pub fn hide(&self, archive: &Archive, entry: &archive::Entry, needs: u32) {
+        if self.archives.hide(archive, entry, needs) {
             self.ledger.total.fetch_sub(entry.weight, Relaxed);
             self.ledger.give_back(entry.owner, entry.weight);
         }
         self.hot.invalidate(&entry.log);
-        self.chores.remove(entry.log);
     }
 
-    /// Takes a log out of memory; its frames are overwritten soon. False if another was first, or will be: a log that is
-    /// being written is buried when that is done, and one that was archived meanwhile is its archive's.
-    pub fn forget(&self, entry: &Arc<Entry>, then: Box<dyn FnOnce(Result<(), Error>) + Send>) -> bool {
+    /// Takes a log out of memory; its frames are overwritten soon. One that is being written is buried when that is done.
+    /// False if it was archived meanwhile, and is its archive's.
+    pub fn forget(self: &Arc<Self>, entry: &Arc<Entry>) -> bool {
         let mut kept = entry.kept();
-        if kept.archive.is_some() || !entry.forget(&mut kept, &self.ledger) {
+        if kept.archive.is_some() {
             return false;
         }
-        if kept.sealed_ms.is_some() {
+        let first = entry.forget(&mut kept, &self.ledger);
+        if first && kept.sealed_ms.is_some() {
             self.finished.fetch_sub(entry.weight(&kept), Relaxed);
         }
         let busy = kept.busy;
         drop(kept);
-        if !busy {
-            lock(&self.live).remove(&entry.id);
-            self.bury(entry, then);
+        if first && !busy {
+            self.bury(entry);
         }
-        !busy
+        true
     }
 
-    /// Writes down that a log is gone, and has its frames overwritten, if it ever had any.
-    fn bury(&self, entry: &Arc<Entry>, then: Box<dyn FnOnce(Result<(), Error>) + Send>) {
-        let (id, chores) = (entry.id, self.chores.clone());
+    /// Writes down that a log is gone, and has its frames overwritten, if it ever had any. Until then its name is taken.
+    fn bury(self: &Arc<Self>, entry: &Arc<Entry>) {
         let places = std::mem::take(&mut entry.kept().places);
         if places.is_empty() {
-            return then(Ok(()));
+            return self.buried(entry, Ok(()));
         }
+        let (logs, entry) = (self.clone(), entry.clone());
         self.journal.submit(Item {
-            frames: record::remove(id),
+            frames: record::remove(entry.id),
             ending: true,
             then: Box::new(move |written| {
-                chores.erase(id, places);
-                then(written.map(drop));
+                logs.chores.erase(entry.id, places);
+                logs.buried(&entry, written.map(drop));
             }),
         });
+    }
+
+    fn buried(&self, entry: &Entry, told: Result<(), Error>) {
+        lock(&self.live).remove(&entry.id);
+        entry.kept().buried = Some(told);
+        entry.changed.notify_waiters();
     }
 
     /// Writes frames, beginning now; `settle` is called with their length once that is done, whether or not anybody waits

@@ -114,6 +114,7 @@ impl Disk {
             ledger: Arc::new(Ledger::default()),
             coordination: Coordination::default(),
             claiming: Mutex::default(),
+            books: Mutex::default(),
             orphans: Mutex::default(),
             reads: AtomicU64::new(0),
             finished: AtomicU64::new(0),
@@ -194,8 +195,7 @@ fn restore(logs: &mut Logs, recovered: Recovered) -> io::Result<Leftovers> {
     let unreadable = |error: Error| io::Error::other(error.to_string());
     for (log, places) in recovered.removed {
         if let Ok(Some((archive, entry))) = logs.archives.find(log) {
-            logs.archives.hide(&archive, &entry);
-            logs.ledger.total.fetch_sub(entry.weight, Relaxed);
+            logs.hide(&archive, &entry, 0);
         }
         logs.chores.remove(log);
         logs.chores.erase(log, places);

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::archive::{self, Archive, Finished};
 use super::files::{Directory, OpenError};
-use super::journal::{Journal, Sync};
+use super::journal::{Journal, Sync, segment_name};
 use super::record::{self, Created, State};
 use super::recovery::{self, Recovered};
 use crate::log::LogId;
@@ -31,7 +32,7 @@ pub struct Offline {
 pub struct Flaws {
     /// Frames of the journal.
     pub journal: usize,
-    /// Archives whose index is damaged; it is made anew at the next start.
+    /// Archives whose index is damaged, in whole or in part; their logs are read without it.
     pub archives: usize,
     /// Bytes at the journal's end that are no whole frame: a write that was interrupted. No flaw.
     pub torn: u64,
@@ -54,7 +55,7 @@ impl Offline {
         Offline::of(Directory::open(path, None)?)
     }
 
-    fn of(directory: Directory) -> Result<Offline, OpenError> {
+    pub fn of(directory: Directory) -> Result<Offline, OpenError> {
         let directory = Arc::new(directory);
         let failed = |source| OpenError::Io { path: directory.path().to_owned(), source };
         let recovered = recovery::read(&directory, false).map_err(failed)?;
@@ -67,36 +68,35 @@ impl Offline {
         Ok(Offline { directory, recovered, archives })
     }
 
-    pub fn flaws(&self) -> Flaws {
-        Flaws {
-            journal: self.recovered.flaws,
-            archives: self.archives.values().filter(|archive| archive.is_none()).count(),
-            torn: self.recovered.torn,
+    pub fn flaws(&self) -> io::Result<Flaws> {
+        let mut archives = 0;
+        for archive in self.archives.values() {
+            archives += usize::from(index(archive.as_ref())?.is_none());
         }
+        Ok(Flaws { journal: self.recovered.flaws, archives, torn: self.recovered.torn })
     }
 
-    /// Shows every log, each once: what is damaged has `damaged` set.
+    /// Shows every log, each once: what is damaged has `damaged` set. Writes nothing.
     pub fn each<E: From<io::Error>>(
         &self,
         mut show: impl FnMut(LogId, Whereabouts, State) -> Result<(), E>,
     ) -> Result<(), E> {
         let removed: HashSet<LogId> = self.recovered.removed.iter().map(|(log, _)| *log).collect();
         let mut archived = HashSet::new();
+        let mut first = |log: LogId| !removed.contains(&log) && archived.insert(log);
         for (number, archive) in &self.archives {
-            let rebuilt;
-            let archive = match archive {
-                Some(archive) => archive,
-                None => {
-                    rebuilt = Archive::rebuild(&self.directory, *number)?.0;
-                    &rebuilt
+            let whereabouts = Whereabouts::Archive(*number);
+            if let (Some(archive), Some(index)) = (archive, index(archive.as_ref())?) {
+                for entry in index.iter().filter(|entry| !entry.removed) {
+                    if first(entry.log) {
+                        show(entry.log, whereabouts, archive.read(entry)?.unwrap_or_else(lost))?;
+                    }
                 }
-            };
-            // An entry that is damaged itself names no log.
-            for entry in archive.index()?.into_iter().flatten() {
-                let was_removed = entry.removed || removed.contains(&entry.log);
-                if !was_removed && archived.insert(entry.log) {
-                    let state = archive.read(&entry)?.unwrap_or_else(lost);
-                    show(entry.log, Whereabouts::Archive(*number), state)?;
+                continue;
+            }
+            for (log, finished) in archive::salvage(&self.directory, *number)?.0 {
+                if first(log) {
+                    show(log, whereabouts, finished.state().unwrap_or_else(lost))?;
                 }
             }
         }
@@ -114,38 +114,39 @@ impl Offline {
         if !self.archives.is_empty() || !self.recovered.logs.is_empty() {
             return Err(io::Error::other("the directory holds logs already").into());
         }
-        let mut anew = Anew::begin(self)?;
-        let mut count = 0;
-        for log in logs {
-            let (log, state) = log?;
-            anew.add(log, &state)?;
-            count += 1;
-        }
-        anew.end()?;
-        Ok(count)
+        Anew::write_all(self, |anew| {
+            for log in logs {
+                let (log, state) = log?;
+                anew.add(log, &state)?;
+            }
+            Ok(())
+        })
     }
 
-    /// Writes everything anew, without what was removed, replaced or trimmed; then deletes the old files. What is cut short
-    /// leaves the old files, and is swept up by doing it again.
+    /// Writes everything anew, without what was removed, replaced or trimmed; then deletes the old files. If it fails for
+    /// want of room, all is as it was; what is cut short otherwise is swept up by doing it again.
     pub fn compact(&self) -> io::Result<usize> {
-        let mut anew = Anew::begin(self)?;
-        let mut count = 0;
-        self.each(|log, _, state| {
-            count += 1;
-            anew.add(log, &state)
+        let count = Anew::write_all(self, |anew| {
+            self.each(|log, _, state| anew.add(log, &state))?;
+            for claimed in self.recovered.claims.values() {
+                anew.write(&record::claim(&claimed.key, &claimed.value, claimed.until_ms))?;
+            }
+            Ok::<_, io::Error>(())
         })?;
-        for claimed in self.recovered.claims.values() {
-            anew.write(&record::claim(&claimed.key, &claimed.value, claimed.until_ms))?;
-        }
-        anew.end()?;
-        for number in self.recovered.segments.keys() {
-            self.directory.remove(&super::journal::segment_name(*number))?;
-        }
+        // The journal last: it says of what is still in an archive that it was removed.
         for number in self.archives.keys() {
             self.directory.remove(&archive::name(*number))?;
         }
+        for number in self.recovered.segments.keys() {
+            self.directory.remove(&segment_name(*number))?;
+        }
         Ok(count)
     }
+}
+
+/// The index of an archive, if all of it is sound: an entry that is damaged names no log.
+fn index(archive: Option<&Archive>) -> io::Result<Option<Vec<archive::Entry>>> {
+    archive.map_or(Ok(None), |archive| Ok(archive.index()?.into_iter().collect()))
 }
 
 /// What stands for a log that cannot be read back.
@@ -168,24 +169,42 @@ struct Anew {
     journal: Journal,
     finished: BTreeMap<LogId, Finished>,
     weight: u64,
-    next: u32,
+    count: usize,
+    /// The numbers of the archives that are made.
+    archives: Range<u32>,
 }
 
 impl Anew {
+    /// Writes what `write` adds, and returns how many logs that are. What fails leaves nothing behind.
+    fn write_all<E: From<io::Error>>(
+        old: &Offline,
+        write: impl FnOnce(&mut Anew) -> Result<(), E>,
+    ) -> Result<usize, E> {
+        let mut anew = Anew::begin(old)?;
+        let written = write(&mut anew).and_then(|()| Ok(anew.end()?));
+        if written.is_err() {
+            anew.undo();
+        }
+        written.map(|()| anew.count)
+    }
+
     fn begin(old: &Offline) -> io::Result<Anew> {
         let segment = old.recovered.segments.keys().next_back().map_or(1, |number| number + 1);
-        old.directory.create(&super::journal::segment_name(segment))?;
+        old.directory.create(&segment_name(segment))?;
         let segments = BTreeMap::from([(segment, 0)]);
+        let first = old.archives.keys().next_back().map_or(1, |number| number + 1);
         Ok(Anew {
             directory: old.directory.clone(),
             journal: Journal::open(old.directory.clone(), Sync::Os, SEGMENT_BYTES, segments)?,
             finished: BTreeMap::new(),
             weight: 0,
-            next: old.archives.keys().next_back().map_or(1, |number| number + 1),
+            count: 0,
+            archives: first..first,
         })
     }
 
     fn add(&mut self, log: LogId, state: &State) -> io::Result<()> {
+        self.count += 1;
         let frame = state.frame(log);
         let Some(sealed_ms) = state.sealed_ms else { return self.write(&frame) };
         let owner = owner_hash(&state.created.meta.owner);
@@ -199,8 +218,8 @@ impl Anew {
         let finished = std::mem::take(&mut self.finished);
         self.weight = 0;
         if !finished.is_empty() {
-            archive::write(&self.directory, self.next, finished.into_values())?;
-            self.next += 1;
+            archive::write(&self.directory, self.archives.end, finished.into_values())?;
+            self.archives.end += 1;
         }
         Ok(())
     }
@@ -209,8 +228,16 @@ impl Anew {
         self.journal.write_now(frames).map(drop).map_err(|error| io::Error::other(error.to_string()))
     }
 
-    fn end(mut self) -> io::Result<()> {
+    fn end(&mut self) -> io::Result<()> {
         self.archive()?;
         self.journal.sync().map_err(|error| io::Error::other(error.to_string()))
+    }
+
+    fn undo(&self) {
+        let archives = self.archives.clone().map(archive::name);
+        let segments = self.journal.segments().into_iter().map(|(number, _)| segment_name(number));
+        for name in archives.chain(segments) {
+            let _swept_up_by_the_next_one = self.directory.remove(&name);
+        }
     }
 }
