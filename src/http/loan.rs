@@ -141,10 +141,25 @@ pub async fn write(socket: &mut Socket, mut body: Body) -> Result<(), BoxError> 
         if data.is_empty() {
             continue;
         }
-        let size = format!("{:x}\r\n", data.len());
-        socket.write_all_buf(&mut size.as_bytes().chain(data).chain(&b"\r\n"[..])).await?;
+        let mut line = [0; SIZE_LINE];
+        let size = size_line(data.len(), &mut line);
+        socket.write_all_buf(&mut size.chain(data).chain(&b"\r\n"[..])).await?;
         socket.flush().await?;
     }
     socket.write_all(b"0\r\n\r\n").await?;
     Ok(socket.flush().await?)
+}
+
+const SIZE_LINE: usize = usize::BITS as usize / 4 + 2;
+
+/// What stands before a chunk. By hand: it is written for every token.
+fn size_line(mut size: usize, line: &mut [u8; SIZE_LINE]) -> &[u8] {
+    let mut at = SIZE_LINE - 2;
+    line[at..].copy_from_slice(b"\r\n");
+    while size > 0 {
+        at -= 1;
+        line[at] = b"0123456789abcdef"[size % 16];
+        size /= 16;
+    }
+    &line[at..]
 }

@@ -88,7 +88,8 @@ impl Kept {
         if self.ended {
             return Ok(());
         }
-        let mut events = Vec::new();
+        // Mostly one: a list that grows by itself begins with room for four.
+        let mut events = Vec::with_capacity(1);
         let told = reader.read(frame, &mut events)?;
         self.ended = told == Told::End;
         if told == Told::Nothing {

@@ -259,6 +259,7 @@ impl Job {
             return Ok(false);
         }
         let mut drafts = std::mem::take(&mut self.early.drafts);
+        drafts.reserve_exact(frames.iter().map(|frame| frame.events.len()).sum());
         let (at_ms, before, mut done) = (now_ms(), self.progress.said(), None);
         for frame in frames.drain(..) {
             let raw = frame.raw.filter(|_| !self.progress.goes_on());
