@@ -46,9 +46,11 @@ impl Kind {
     }
 }
 
-/// Room for a frame's head; the body is written behind it, then `finish` fills the head in.
-pub fn begin() -> Vec<u8> {
-    vec![0; HEAD]
+/// Room for a frame's head, and for a body of this length, which is written behind it; then `finish` fills the head in.
+pub fn begin(body: usize) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(HEAD + body);
+    frame.resize(HEAD, 0);
+    frame
 }
 
 /// Makes a frame of what was written after [`begin`].
@@ -201,7 +203,7 @@ mod tests {
     use super::*;
 
     fn frame(log: u128, body: &[u8]) -> Vec<u8> {
-        let mut frame = begin();
+        let mut frame = begin(0);
         frame.extend_from_slice(body);
         finish(frame, Kind::Append, LogId(log))
     }
