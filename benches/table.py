@@ -62,7 +62,8 @@ def relay(results):
         "|---|---|---|---|---|---|---|---|",
     ]
     stores = ["relaystream, memory", "relaystream, redis"]
-    for name in ("direct", "nginx", "relaystream", *stores, "litellm"):
+    spread = "nginx, a worker per core"
+    for name in ("direct", "nginx", spread, "relaystream", *stores, "litellm"):
         rows = results["relay"].get(name)
         if not rows:
             continue
@@ -82,6 +83,9 @@ def relay(results):
         f"- CPU per token, relaystream ÷ nginx: {ratio.text()}; budget ≤ 1.5: {verdict(ratio.median <= 1.5)}",
         f"- added time to first token p50, relaystream − nginx: {gap:.2f} ms; budget ≤ 0.5 ms: {verdict(gap <= 0.5)}",
     ]
+    if results["relay"].get(spread):
+        even = ratios(cost(ours), cost(results["relay"][spread]))
+        lines.append(f"- CPU per token, relaystream ÷ nginx with a worker per core, as relaystream has its threads: {even.text()}")
     memory, redis = (results["relay"].get(name) for name in stores)
     if memory:
         share = ratios(cost(ours), cost(memory))
