@@ -24,6 +24,9 @@ pub const MOMENT: Duration = Duration::from_secs(3);
 /// Between two tries of a call that Redis could not answer.
 pub const REST: Duration = Duration::from_millis(100);
 
+/// What a log begins with is not gathered: its readers wait for the first word.
+const AT_ONCE: u64 = 4;
+
 /// One append, ready to be sent as often as it takes.
 pub struct Append {
     nonce: String,
@@ -175,7 +178,7 @@ impl Node {
         let node = self.clone();
         let appended = self.tasks.spawn(async move {
             // Rooms have other writers, who would get in between.
-            if copy.is_owned() {
+            if copy.is_owned() && append.batch.expected.seq >= AT_ONCE {
                 node.gather.together().await;
             }
             let _turn = copy.writing.lock().await;
