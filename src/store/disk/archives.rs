@@ -136,7 +136,7 @@ impl Archives {
     }
 
     /// Nobody finds it from now on; false if so already, or if its archive was taken out. To be followed by
-    /// [`Archives::mark`] and [`Archives::erase`]; what the journal says of it from segment `needs` on must stay until then.
+    /// [`Archives::mark`] and [`Archives::erase`]. What the journal says of it from segment `needs` on must stay until then.
     pub fn hide(&self, archive: &Archive, entry: &archive::Entry, needs: u32) -> bool {
         let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
         let mut removing = lock(&self.removing);
