@@ -34,12 +34,14 @@ def listens(port):
 class Server:
     """One process, with its children, on a port of its own."""
 
-    def __init__(self, name, command, port, directory, ready="/", env=None):
+    def __init__(self, name, command, port, directory, ready="/", env=None, program=None):
         self.name, self.port, self.url = name, port, f"http://127.0.0.1:{port}"
         self.log = directory / f"{name}.log"
         began = time.monotonic()
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, cwd=directory)
+            self.process = subprocess.Popen(
+                command, executable=program, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, cwd=directory
+            )
         self.pid = self.process.pid
         while not (listens(port) if ready is None else answers(self.url + ready)):
             if self.process.poll() is not None or time.monotonic() - began > 60:
@@ -114,7 +116,8 @@ class Servers:
     def redis(self):
         port = free_port()
         command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        return Server("redis", command, port, self.directory, ready=None)
+        # the same program by another name, which comes without a service
+        return Server("redis", command, port, self.directory, ready=None, program=shutil.which("redis-check-rdb"))
 
     def resumable_stream(self, redis, name="resumable-stream"):
         """Vercel's library in a small server, under the Node that stands in its package.json."""
