@@ -49,25 +49,28 @@ impl Framer {
         reader: &mut Reader,
     ) -> Result<(), DecodeError> {
         let (kept, mut failed) = (&mut self.kept, Ok(()));
-        self.parser.feed(bytes, |frame| {
+        let fed = self.parser.feed(bytes, |frame| {
             if failed.is_ok() {
                 failed = kept.take(&frame, frames, reader);
             }
-        })?;
-        failed
+        });
+        // What went wrong first, however the bytes were cut: a frame that is too large comes after those that were told.
+        failed.and(fed.map_err(DecodeError::from))
     }
 
     /// The body ended. Some servers close right after their last frame, without the blank line that the standard wants:
     /// if it ends the answer it was said; any other that is cut short was not.
     pub fn finish(&mut self, frames: &mut Vec<Frame>, reader: &mut Reader) -> Result<(), DecodeError> {
         let (kept, mut failed) = (&mut self.kept, Ok(()));
-        self.parser.finish(|frame| failed = kept.take(&frame, frames, reader))?;
-        self.parser.feed(b"\n\n", |frame| {
-            if failed.is_ok() && reader.closes(&frame) {
-                failed = kept.take(&frame, frames, reader);
-            }
-        })?;
-        failed?;
+        let finished = self.parser.finish(|frame| failed = kept.take(&frame, frames, reader));
+        let closed = finished.and_then(|()| {
+            self.parser.feed(b"\n\n", |frame| {
+                if failed.is_ok() && reader.closes(&frame) {
+                    failed = kept.take(&frame, frames, reader);
+                }
+            })
+        });
+        failed.and(closed.map_err(DecodeError::from))?;
         if !kept.ended {
             let events = reader.close();
             if !events.is_empty() {

@@ -348,4 +348,20 @@ mod tests {
         assert_eq!(read(r#""\\ud83d \ud83d""#).as_deref(), Ok("\\ud83d \u{FFFD}"));
         assert!(read(r#""a\u12"#).is_err() && read(r#""open \ud83d"#).is_err());
     }
+
+    #[test]
+    fn what_went_wrong_first_is_told_however_the_bytes_are_cut() {
+        let body = ["data: {oops}\n\ndata: ", &"x".repeat(100), "\n\n"].concat();
+        for dialect in Provider::ALL {
+            let error = |size| {
+                let (mut decoder, mut frames) = (dialect.decoder(64), Vec::new());
+                body.as_bytes().chunks(size).find_map(|piece| decoder.push(piece, &mut frames).err())
+            };
+            let first = error(1);
+            assert!(matches!(first, Some(DecodeError::Malformed(_))), "{dialect:?}: {first:?}");
+            for size in 2..=body.len() {
+                assert_eq!(error(size), first, "{dialect:?} by {size}");
+            }
+        }
+    }
 }
